@@ -1,0 +1,169 @@
+"""Named architectures: `ViT-B/16`, `R50x1`, `R50+ViT-B/16` and the shapes behind them.
+
+Sources: arXiv:2010.11929v2 Table 1 and section 4.1, arXiv:2106.04560v2 Table 2 (s, g, G), and the sizes released with
+both (Ti, S). A study may add shapes of its own; they are then named in the same way.
+"""
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, PositiveInt
+
+from studies.definitions import Frozen, Hybrid, Listed, ResNet, ViT
+
+Head = Literal["token-tanh", "token", "gap"]
+
+
+class Encoder(Frozen):
+    """A transformer's shape without its patch size: what `B` means in `ViT-B/16`."""
+
+    width: PositiveInt
+    depth: PositiveInt
+    mlp: PositiveInt
+    heads: PositiveInt
+
+
+class Body(Frozen):
+    """A ResNet's shape without its width factor: what `R50` means in `R50x1`."""
+
+    blocks: Annotated[Listed[PositiveInt], Field(min_length=1)]
+    width: PositiveInt = 64
+    root: Literal["7x7", "3x3"] = "7x7"
+    groups: PositiveInt = 32
+
+
+class Shapes(Frozen):
+    """Shapes by name."""
+
+    ViT: dict[str, Encoder] = {}
+    ResNet: dict[str, Body] = {}
+
+    def with_published(self) -> "Shapes":
+        """These shapes and the published ones; a published name keeps its meaning."""
+        for name in sorted((self.ViT.keys() & PUBLISHED.ViT.keys()) | (self.ResNet.keys() & PUBLISHED.ResNet.keys())):
+            raise ValueError(f"'{name}' is a published shape; choose another name for your own")
+        return Shapes(ViT={**PUBLISHED.ViT, **self.ViT}, ResNet={**PUBLISHED.ResNet, **self.ResNet})
+
+
+def _encoder(width: int, depth: int, mlp: int, heads: int) -> Encoder:
+    return Encoder(width=width, depth=depth, mlp=mlp, heads=heads)
+
+
+PUBLISHED = Shapes(
+    ViT={
+        "s": _encoder(256, 6, 1024, 8),
+        "Ti": _encoder(192, 12, 768, 3),
+        "S": _encoder(384, 12, 1536, 6),
+        "B": _encoder(768, 12, 3072, 12),
+        "L": _encoder(1024, 24, 4096, 16),
+        "H": _encoder(1280, 32, 5120, 16),
+        "g": _encoder(1408, 40, 6144, 16),
+        "G": _encoder(1664, 48, 8192, 16),
+    },
+    ResNet={
+        "R26": Body(blocks=(2, 2, 2, 2)),
+        "R50": Body(blocks=(3, 4, 6, 3)),
+        "R101": Body(blocks=(3, 4, 23, 3)),
+        "R152": Body(blocks=(3, 8, 36, 3)),
+        "R200": Body(blocks=(3, 24, 36, 3)),
+    },
+)
+
+ShapeT = TypeVar("ShapeT", Encoder, Body)
+
+_VIT = re.compile(r"^ViT-(?P<size>[A-Za-z][\w.]*)/(?P<patch>[1-9]\d*)$")
+_RESNET = re.compile(r"^(?P<body>[A-Za-z][\w.]*?)x(?P<factor>[1-9]\d*)$")
+_HYBRID = re.compile(r"^(?P<body>[A-Za-z][\w.]*)\+ViT-(?P<size>[A-Za-z][\w.]*)/(?P<total>[1-9]\d*)$")
+
+
+def compose(architecture: str, size: str | None, patch: int | None) -> str:
+    """The name that an architecture, a size and a patch size make: `ViT`, `B`, 16 -> `ViT-B/16`; `R50`, `x2` -> `R50x2`.
+
+    Raises ValueError when one that the architecture needs is missing, or one is given that it does not have.
+    """
+    if architecture == "ViT" or architecture.endswith("+ViT"):
+        if size is None or patch is None:
+            raise ValueError(f"'{architecture}' needs a size and a patch, as in {architecture}-B/16")
+        return f"{architecture}-{size}/{patch}"
+    if size is None:
+        raise ValueError(f"'{architecture}' needs a width factor as its size, as in size: x1")
+    if patch is not None:
+        raise ValueError(f"'{architecture}' is a ResNet and has no patch size")
+    return f"{architecture}{size}"
+
+
+def named(name: str, head: Head = "token-tanh", shapes: Shapes = PUBLISHED) -> ViT | ResNet | Hybrid:
+    """The model behind a name.
+
+    head: the head of a transformer; a ResNet has none to choose.
+    shapes: what the parts of names mean.
+    Raises ValueError with the nearest valid name when there is no such model.
+    """
+    if match := _HYBRID.match(name):
+        body = ResNet(**_pick(shapes.ResNet, match["body"], "ResNet").model_dump())
+        encoder = _pick(shapes.ViT, match["size"], "ViT size")
+        body, patch = _with_total_stride(body, int(match["total"]), name)
+        return Hybrid(body=body, vit=ViT(patch=patch, head=head, **encoder.model_dump()))
+    if match := _VIT.match(name):
+        encoder = _pick(shapes.ViT, match["size"], "ViT size")
+        return ViT(patch=int(match["patch"]), head=head, **encoder.model_dump())
+    if match := _RESNET.match(name):
+        fields = _pick(shapes.ResNet, match["body"], "ResNet").model_dump()
+        return ResNet(**{**fields, "width": fields["width"] * int(match["factor"])})
+    raise ValueError(f"'{name}' is no architecture{nearest(name, _examples(shapes))}")
+
+
+def family_of(model: ViT | ResNet | Hybrid) -> str:
+    """The family whose frontier the model is on, as the first paper names them."""
+    return {"vit": "ViT", "resnet": "ResNet", "hybrid": "Hybrid"}[model.kind]
+
+
+def describe(model: ViT | ResNet | Hybrid) -> str:
+    """A short name for a shape that was written out: `vit 64x4 mlp 256 heads 4 /2`."""
+    if isinstance(model, ViT):
+        return f"vit {model.width}x{model.depth} mlp {model.mlp} heads {model.heads} /{model.patch}"
+    if isinstance(model, ResNet):
+        return f"resnet {'-'.join(map(str, model.blocks))} width {model.width}"
+    return f"{describe(model.body)} + {describe(model.vit)}"
+
+
+def nearest(wrong: str, valid: Mapping[str, object] | list[str]) -> str:
+    """The tail of an error message that offers the nearest valid name, or all when none is near and they are few."""
+    names = list(valid)
+    near = get_close_matches(wrong, names, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; valid: {', '.join(names)}" if len(names) <= 16 else ""
+
+
+def _pick(table: Mapping[str, ShapeT], name: str, what: str) -> ShapeT:
+    if name not in table:
+        raise ValueError(f"'{name}' is no {what}{nearest(name, list(table))}")
+    return table[name]
+
+
+def _with_total_stride(body: ResNet, total: int, name: str) -> tuple[ResNet, int]:
+    """The body and the patch size that together reduce the resolution by `total` (the number in a hybrid's name).
+
+    At half the body's stride, the last stage goes and its units join the stage before it (section 4.1).
+    """
+    if total % body.stride == 0:
+        return body, total // body.stride
+    if total * 2 == body.stride and len(body.blocks) > 1:
+        *head, before, last = body.blocks
+        return body.model_copy(update={"blocks": (*head, before + last)}), 1
+    raise ValueError(
+        f"'{name}': the ResNet reduces by {body.stride}, so /{body.stride // 2} or /{body.stride} are valid"
+    )
+
+
+def _examples(shapes: Shapes) -> list[str]:
+    vits = [f"ViT-{size}/{patch}" for size in shapes.ViT for patch in (14, 16, 32)]
+    resnets = [f"{body}x{factor}" for body in shapes.ResNet for factor in (1, 2)]
+    return (
+        vits
+        + resnets
+        + [f"{body}+ViT-{size}/{total}" for body in shapes.ResNet for size in shapes.ViT for total in (16, 32)]
+    )

@@ -1,0 +1,248 @@
+"""The study language: what a study file may say, field by field. `studies/grid.py` turns it into runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from studies.architectures import Head, Shapes, nearest
+from studies.definitions import Frozen, Hybrid, Listed, Positive, ResNet, ViT
+from studies.yaml_source import Place, Source, StudyError, read
+
+T = TypeVar("T")
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Many = Annotated[Listed[T], Field(min_length=1), BeforeValidator(_as_list)]
+"""One value or a list of them."""
+
+
+def _kind_of_model(value: Any) -> str:
+    return "name" if isinstance(value, str) else str(value.get("kind", "vit")) if isinstance(value, dict) else "name"
+
+
+ModelUse = Annotated[
+    Annotated[str, Tag("name")]
+    | Annotated[ViT, Tag("vit")]
+    | Annotated[ResNet, Tag("resnet")]
+    | Annotated[Hybrid, Tag("hybrid")],
+    Discriminator(_kind_of_model),
+]
+RecipeUse = str | dict[str, Any]
+"""The name of a recipe, or a mapping of `base`, its name, and the fields to replace."""
+
+
+class Axes(Frozen):
+    """The axes of a grid. Lists multiply."""
+
+    architecture: Many[str] | None = None
+    """`ViT`, a ResNet such as `R50`, or a hybrid such as `R50+ViT`."""
+    size: Many[str] | None = None
+    """Of a transformer: `B`; of a ResNet, its width factor: `x1`."""
+    patch: Many[PositiveInt] | None = None
+    """Pixels; for a hybrid the total reduction, as in `R50+ViT-B/16`."""
+    model: Many[ModelUse] | None = None
+    """Whole models by name or by explicit shape, instead of architecture, size and patch."""
+    head: Many[Head] | None = None
+    data: Many[str] | None = None
+    subset: Many[PositiveInt] | None = None
+    """Training images; without it, the whole training split."""
+    epochs: Many[Positive] | None = None
+    recipe: Many[RecipeUse] | None = None
+    seed: Many[NonNegativeInt] | None = None
+
+
+class Block(Axes):
+    """One grid: its lists multiply, `zip` pairs, `sweep` searches, `exclude` removes."""
+
+    zip: dict[str, list[Any]] | None = None
+    """Axes whose lists go in step: the first values together, the second together, and so on."""
+    sweep: dict[str, list[Any]] | None = None
+    """Recipe fields to search; the choice is made on the validation split."""
+    exclude: Listed[Axes] = ()
+    """Cells to leave out: those that match every axis given."""
+
+
+class SplitEvaluation(Frozen):
+    """Classify a split with each trained model."""
+
+    kind: Literal["split"]
+    split: str
+
+
+class FewShotEvaluation(Frozen):
+    """Closed-form few-shot classification from frozen features."""
+
+    kind: Literal["fewshot"]
+    shots: Many[PositiveInt]
+    seeds: Many[NonNegativeInt] = (0, 1, 2)
+    l2: Positive = 1024.0
+    support: str = "train"
+    split: str = "test"
+
+
+Evaluation = Annotated[SplitEvaluation | FewShotEvaluation, Field(discriminator="kind")]
+
+
+class Resources(Frozen):
+    """Hints on where and when to run. They are no part of a run's identity."""
+
+    cpus: PositiveInt = 1
+    """CPU threads of each run. One run a core is faster than one run on all cores."""
+    gpus: NonNegativeInt = 0
+    priority: int = 0
+    """Lower goes first."""
+
+
+class StudyFile(Frozen):
+    """A study as it is written."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    title: str
+    source: str
+    """Paper, table or question that the study comes from."""
+    shows: str
+    """What it should show."""
+    shapes: Shapes = Shapes()
+    """Shapes of the study's own, used in names like the published ones."""
+    defaults: Axes = Axes()
+    """Axes of every block that does not give its own."""
+    grids: Annotated[Listed[Block], Field(min_length=1)]
+    evaluations: Listed[Evaluation] = ()
+    resources: Resources = Resources()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_mapping(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise ValueError("a study is a mapping that begins with `name:`")
+        return data
+
+
+def load(path: Path, shown: str | None = None) -> tuple[StudyFile, Source]:
+    """Read and check a study file.
+
+    Raises StudyError, `file:line:column: what is wrong`, with the nearest valid name where one is near.
+    """
+    source = read(path, shown)
+    return validated(StudyFile, source.data, source, ()), source
+
+
+F = TypeVar("F", bound=BaseModel)
+
+
+def validated(kind: type[F], data: Any, source: Source, place: Place) -> F:
+    """`data`, which stands at `place` in the file, as a model of this kind. Raises StudyError at the place of the fault."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise _first_fault(kind, error, data, source, place) from None
+
+
+def _first_fault(kind: type[BaseModel], error: ValidationError, data: Any, source: Source, place: Place) -> StudyError:
+    """The fault that stands first in the file."""
+    faults = []
+    for detail in error.errors(include_url=False):
+        inner = _in_data(detail["loc"], data)
+        full = (*place, *inner)
+        at_key = detail["type"] == "extra_forbidden"
+        marks = source.key_marks if at_key else source.marks
+        faults.append((marks.get(full, source.marks.get(full, (0, 0))), full, detail, at_key))
+    _, full, detail, at_key = min(faults, key=lambda fault: fault[0])
+    return source.error(full, _message(kind, detail, full), at_key=at_key)
+
+
+def _in_data(loc: tuple[int | str, ...], data: Any) -> Place:
+    """The part of pydantic's location that exists in the data: it also names tags of unions and single values."""
+    place: list[str | int] = []
+    for step in loc:
+        if isinstance(data, dict) and step in data:
+            data = data[str(step)]
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+        else:
+            continue
+        place.append(step)
+    return tuple(place)
+
+
+def _message(kind: type[BaseModel], detail: Any, full: Place) -> str:
+    what = ".".join(map(str, full)) or "the study"
+    loc, given = detail["loc"], detail.get("input")
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"unknown key '{loc[-1]}'{nearest(str(loc[-1]), sorted(_fields_beside(kind, loc)))}"
+        case "missing":
+            return f"{what}: the key '{loc[-1]}' is missing" if full else f"the key '{loc[-1]}' is missing"
+        case "value_error":
+            return str(detail["ctx"]["error"])
+        case "literal_error" | "union_tag_invalid":
+            context = detail["ctx"]
+            listed = str(context.get("expected", context.get("expected_tags"))).replace("'", "").replace(" or ", ", ")
+            valid = [name.strip() for name in listed.split(",")]
+            wrong = context.get("tag", given)
+            return f"{what}: '{wrong}' is not valid{nearest(str(wrong), valid)}"
+        case _:
+            shown = repr(given) if not isinstance(given, dict | list | tuple) else f"a {_yaml_name(given)}"
+            wanted = detail["msg"].removeprefix("Input should be ").replace("instance of ", "")
+            return f"{what}: {shown} should be {wanted[:1].lower()}{wanted[1:]}"
+
+
+def _yaml_name(value: Any) -> str:
+    return "mapping" if isinstance(value, dict) else "list"
+
+
+def _fields_beside(kind: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
+    """The valid keys of the mapping in which the last step of a location stands."""
+    kinds: list[Any] = [kind]
+    for step in loc[:-1]:
+        kinds = [inner for outer in kinds for inner in _step(outer, step)]
+    return {name for each in kinds for model in _models(each) for name in model.model_fields}
+
+
+def _step(annotation: Any, step: int | str) -> Iterator[Any]:
+    """The annotations that a step of a location may lead to."""
+    for model in _models(annotation):
+        if step in model.model_fields:
+            yield model.model_fields[str(step)].annotation
+        elif step == model.__name__ or step in _tags(model):
+            yield model
+    for container in _containers(annotation):
+        yield get_args(container)[-1] if get_origin(container) is dict else get_args(container)[0]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Annotated, Union, UnionType):
+        for inner in get_args(annotation):
+            yield from _models(inner)
+
+
+def _containers(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) in (tuple, list, dict):
+        yield annotation
+    elif get_origin(annotation) in (Annotated, Union, UnionType):
+        for inner in get_args(annotation):
+            yield from _containers(inner)
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    kind = model.model_fields.get("kind")
+    return get_args(kind.annotation) if kind else ()

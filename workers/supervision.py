@@ -1,0 +1,102 @@
+"""What a run needs from whoever runs it, and how it ends: the border between `workers` and `orchestrator`.
+
+A run is a plain function of (run, place, supervisor). It knows no store and no cluster.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from workers.devices import Device
+
+
+class Wish(StrEnum):
+    """What the supervisor wants of a run at this moment."""
+
+    CONTINUE = "continue"
+    YIELD = "yield"
+    """Save a checkpoint, then give the place up."""
+    STOP = "stop"
+    """Give up at once: the run is cancelled, or belongs to somebody else by now."""
+
+
+class Supervisor(Protocol):
+    """Hears from a run while it works."""
+
+    def reached(self, step: int) -> Wish:
+        """Called after every step; answers from memory, without waiting."""
+
+    def measure(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep measurements of a step. Values may be NaN or infinite. Only what a repeat would measure again."""
+
+    def checkpointed(self, folder: Path, step: int) -> None:
+        """Make a complete checkpoint the current one. Raises LeaseLost when the run is somebody else's by now."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one attempt works."""
+
+    device: Device
+    folder: Path
+    """The attempt's own folder; nobody else writes here."""
+    resume: Path | None = None
+    """The run's current checkpoint, to go on from."""
+    upstream: Path | None = None
+    """The final checkpoint of the training that this run stands on."""
+    checkpoint_seconds: float = 20.0
+    """Time between checkpoints."""
+    any_numerics: bool = False
+    """Go on from a checkpoint of another numerics class."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One result: the final value of a metric on a data set and split. None is not a finite number."""
+
+    metric: str
+    dataset: str
+    split: str
+    image_size: int
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run that came to its end hands back."""
+
+    values: tuple[Value, ...]
+    checkpoint: Path | None = None
+    """The trained model; None for an evaluation."""
+    mixed_numerics: bool = False
+    """The result stands on steps of more than one numerics class."""
+
+
+class Yielded(Exception):
+    """The run saved a checkpoint and gave its place up, as it was asked to."""
+
+
+class Stopped(Exception):
+    """The run gave up at once, as it was asked to."""
+
+
+class LeaseLost(Exception):
+    """The run belongs to somebody else by now: nothing this attempt says counts."""
+
+
+class NotFinite(Exception):
+    """The loss is no finite number. A repeat would give the same."""
+
+
+class DataError(Exception):
+    """The data cannot be read, or is not what the run's key names."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint is not whole, or does not belong to this run."""
+
+
+class OtherNumerics(Exception):
+    """The checkpoint was written by another numerics class, so going on would change bits."""
