@@ -37,8 +37,8 @@ class Body(Frozen):
 class Shapes(Frozen):
     """Shapes by name."""
 
-    ViT: dict[str, Encoder] = {}
-    ResNet: dict[str, Body] = {}
+    ViT: Mapping[str, Encoder] = Field(default_factory=dict)
+    ResNet: Mapping[str, Body] = Field(default_factory=dict)
 
     def with_published(self) -> "Shapes":
         """These shapes and the published ones; a published name keeps its meaning."""
@@ -79,7 +79,7 @@ _HYBRID = re.compile(r"^(?P<body>[A-Za-z][\w.]*)\+ViT-(?P<size>[A-Za-z][\w.]*)/(
 
 
 def compose(architecture: str, size: str | None, patch: int | None) -> str:
-    """The name that an architecture, a size and a patch size make: `ViT`, `B`, 16 -> `ViT-B/16`; `R50`, `x2` -> `R50x2`.
+    """The name that the parts make: `ViT`, `B`, 16 -> `ViT-B/16`; `R50`, `x2`, None -> `R50x2`.
 
     Raises ValueError when one that the architecture needs is missing, or one is given that it does not have.
     """

@@ -1,4 +1,4 @@
-"""The bill of a study: what each run costs, what the store has already, what is left to pay, and how long that takes."""
+"""The bill of a study: what each run costs, what the store has already, what is left to pay and how long it takes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """What a model costs: parameters and floating-point operations, from its shape alone.
 
-Convention (`docs/definitions.md`): a multiply-add is 2 FLOPs; the taps of a convolution that fall on zero padding are not
-counted; the head is; a training step costs three forward passes. Element-wise work is left out. On the 18 trainings of
-arXiv:2010.11929v2, Table 6, this meets the published column within 0.7 %.
+Convention (`docs/definitions.md`): a multiply-add is 2 FLOPs; the taps of a convolution that fall on zero padding are
+not counted; the head is; a training step costs three forward passes. Element-wise work is left out. On the 18 trainings
+of arXiv:2010.11929v2, Table 6, this meets the published column within 0.7 %.
 """
 
 from functools import lru_cache

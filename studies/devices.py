@@ -1,7 +1,7 @@
 """What named devices sustain on training steps, for estimates of time before anything was measured.
 
-These are rates of whole training steps, not peaks; each with its basis. A store that holds finished trainings on a device
-knows better, and its figure is preferred.
+These are rates of whole training steps, not peaks; each with its basis. A store that holds finished trainings on a
+device knows better, and its figure is preferred.
 """
 
 from dataclasses import dataclass

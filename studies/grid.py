@@ -166,7 +166,7 @@ class _Expansion:
                 raise self.source.error((*place, "exclude", index), "this exclusion removes nothing")
 
     def axes_of(self, block: Block, place: Place) -> dict[str, _Axis]:
-        """The block's own axes over the study's defaults. A block that names its models leaves the parts of names out."""
+        """The block's own axes over the study's defaults. Whole models and parts of names replace each other."""
         own = self.given(block, place)
         default = self.given(self.file.defaults, ("defaults",))
         names = set(own) | set(block.zip or ())

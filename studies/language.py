@@ -148,7 +148,10 @@ F = TypeVar("F", bound=BaseModel)
 
 
 def validated(kind: type[F], data: Any, source: Source, place: Place) -> F:
-    """`data`, which stands at `place` in the file, as a model of this kind. Raises StudyError at the place of the fault."""
+    """`data`, which stands at `place` in the file, as a model of this kind.
+
+    Raises StudyError at the place of the fault.
+    """
     try:
         return kind.model_validate(data)
     except ValidationError as error:

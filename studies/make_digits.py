@@ -1,9 +1,10 @@
-"""Writes `studies/digits.parquet` from the UCI handwritten digits that scikit-learn carries. Run once; kept as a record.
+"""Writes `studies/digits.parquet` from the UCI handwritten digits that scikit-learn carries. Kept as a record.
 
     python -m studies.make_digits
 
 1,797 images of 8 x 8 pixels with 17 grey levels (0..16, stored as 0..255), 10 classes, in the layout that image data
-sets have on the Hugging Face hub. Rows are shuffled with a fixed seed; `studies/datasets.py` says which are which split.
+sets have on the Hugging Face hub. Rows are shuffled with a fixed seed; `studies/datasets.py` says which rows are which
+split.
 Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (CC BY 4.0).
 """
 

@@ -1,8 +1,8 @@
 """A keyed pseudo-random permutation of row numbers, computed place by place.
 
 It needs no table, so a subset of 303 million rows costs nothing: the first n places of one key are a prefix of the
-first m >= n, on every machine. A four-round Feistel network over the next even power of two, walking on while the number
-falls outside (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+first m >= n, on every machine. A four-round Feistel network over the next even power of two, walking on while the
+number falls outside (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
 """
 
 import hashlib
