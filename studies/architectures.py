@@ -132,7 +132,10 @@ def describe(model: ViT | ResNet | Hybrid) -> str:
 def nearest(wrong: str, valid: Mapping[str, object] | list[str]) -> str:
     """The tail of an error message that offers the nearest valid name, or all when none is near and they are few."""
     names = list(valid)
-    near = get_close_matches(wrong, names, n=1, cutoff=0.5)
+    lower = {name.lower(): name for name in reversed(names)}
+    near = get_close_matches(wrong, names, n=1, cutoff=0.5) or [
+        lower[name] for name in get_close_matches(wrong.lower(), lower, n=1, cutoff=0.5)
+    ]
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; valid: {', '.join(names)}" if len(names) <= 16 else ""

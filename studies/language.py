@@ -161,7 +161,10 @@ def validated(kind: type[F], data: Any, source: Source, place: Place) -> F:
 def _first_fault(kind: type[BaseModel], error: ValidationError, data: Any, source: Source, place: Place) -> StudyError:
     """The fault that stands first in the file."""
     faults = []
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    for detail in details:
+        if detail["type"] == "too_short" and detail["input"] and len(details) > 1:
+            continue  # said of a list from which faulty items were dropped
         inner = _in_data(detail["loc"], data)
         full = (*place, *inner)
         at_key = detail["type"] == "extra_forbidden"
@@ -203,8 +206,23 @@ def _message(kind: type[BaseModel], detail: Any, full: Place) -> str:
             return f"{what}: '{wrong}' is not valid{nearest(str(wrong), valid)}"
         case _:
             shown = repr(given) if not isinstance(given, dict | list | tuple) else f"a {_yaml_name(given)}"
-            wanted = detail["msg"].removeprefix("Input should be ").replace("instance of ", "")
-            return f"{what}: {shown} should be {wanted[:1].lower()}{wanted[1:]}"
+            wanted = _PLAIN_WORDS.get(detail["type"], detail["msg"].removeprefix("Input should be "))
+            return f"{what}: {shown} should be {wanted}"
+
+
+_PLAIN_WORDS = {
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "too_short": "a list of one value or more",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+}
+"""What pydantic's names of faults mean to a person who wrote YAML."""
 
 
 def _yaml_name(value: Any) -> str:

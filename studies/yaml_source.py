@@ -11,6 +11,8 @@ MOST_BYTES = 256 * 1024
 MOST_NODES = 100_000
 MOST_DEPTH = 30
 
+_PLAIN_TAGS = {"map", "seq", "str", "int", "float", "bool", "null"}
+
 Place = tuple[str | int, ...]
 """The keys and indices that lead to a value: ('grids', 0, 'patch')."""
 
@@ -74,7 +76,7 @@ def _parse(source: Source, text: str) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
-        problem = (error.problem or error.context or "not YAML").splitlines()[0]
+        problem = (error.problem or error.context or "not YAML").splitlines()[0].split(" with value ")[0]
         raise StudyError(f"{source.file}:{where}: {problem}") from None
     except YAMLError as error:
         raise source.error((), f"not YAML: {str(error).splitlines()[0]}") from None
@@ -100,7 +102,7 @@ class _Reader:
         if id(node) in above:
             raise self.source.error(place, "this alias contains itself")
         tag = getattr(getattr(node, "tag", None), "value", None)
-        if tag is not None and not str(tag).startswith("tag:yaml.org,2002:"):
+        if tag is not None and str(tag).removeprefix("tag:yaml.org,2002:") not in _PLAIN_TAGS:
             raise self.source.error(place, f"the tag '{tag}' is not allowed; write plain values")
         if isinstance(node, dict):
             return self._mapping(node, place, (*above, id(node)))

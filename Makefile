@@ -1,0 +1,38 @@
+# The two commands of the README are `make demo` and `make test`. A new machine needs Python 3.11, make, gcc and git.
+PYTHON ?= python3
+BIN := .venv/bin
+# pip is asked for the pinned versions only; `-e` keeps the path of a file the same in a traceback and in the editor.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: demo test check bench clean
+
+demo: .venv/.demo
+	$(BIN)/vitscale submit studies/quickstart.yaml --yes
+	$(BIN)/vitscale frontier quickstart --by family --plot quickstart.svg
+
+test: check
+	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -m slow
+
+check: .venv/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.test
+	for name in orchestration claims ledger_reads frontier; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+clean:
+	rm -rf .venv .vitscale
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) .
+	touch $@
+
+.venv/.test: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) '.[test]'
+	touch $@ .venv/.demo
