@@ -192,7 +192,7 @@ def test_the_whole_split_is_used_without_a_subset(tmp_path: Path) -> None:
         ("grids: [{model: !!python/object/apply:os.system ['true'], epochs: 2}]", "9:17: the tag "),
         ("grids: [{model: !name ViT-xs/2, epochs: 2}]", "9:17: the tag '!name' is not allowed"),
         ("grids: &a [*a]", "9:"),
-        ("grids: [{model: ViT-xs/2, epochs: 2}]\nresources: &a {cpus: *a}", "10:16: resources.cpus: None should be a whole number"),
+        ("grids: [{model: ViT-xs/2, epochs: 2}]\nresources: &a {cpus: *a}", "10:12: resources.cpus: None should be a whole number"),
         ("grids: [{model: R50x1, epochs: 2026-11-20}]", "is not allowed here; put it in quotes"),
         ("grids: [{? [1] : 2}]", ""),
     ],

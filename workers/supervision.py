@@ -3,13 +3,16 @@
 A run is a plain function of (run, place, supervisor). It knows no store and no cluster.
 """
 
+from __future__ import annotations  # Device is only named here: commands that read the store must not import torch
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from workers.devices import Device
+if TYPE_CHECKING:
+    from workers.devices import Device
 
 
 class Wish(StrEnum):

@@ -1,0 +1,476 @@
+"""The command line: each command reads its arguments, calls one function and prints what came back.
+
+Heavy imports are inside the commands, so that `--help` is instant.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from db import answers
+    from db.store import Store
+    from orchestrator.settings import Settings
+    from studies.bill import Bill
+    from studies.grid import Study
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="""Run scaling studies of image models and answer from SQL what they taught.
+
+    A first study:  vitscale submit studies/quickstart.yaml
+
+    Exit codes: 0 ok, 1 failed, 2 usage or invalid study, 3 not found, 5 finished with failed runs,
+    6 store or cluster unreachable, 130 Ctrl-C.""",
+)
+
+Store_ = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="SQLAlchemy URL of the store. Default: VITSCALE_STORE, or SQLite in the nearest .vitscale folder.",
+    ),
+]
+Folder_ = Annotated[
+    Path | None,
+    typer.Option(
+        "--folder", help="Folder of checkpoints and logs, seen by all workers. Default: VITSCALE_FOLDER, or .vitscale."
+    ),
+]
+Json_ = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Study_ = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file.")]
+Name_ = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a submitted study.")]
+OptionalName_ = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A submitted study; all without it.")]
+Run_ = Annotated[str, typer.Argument(metavar="RUN", help="The first digits of a run's key.")]
+Address_ = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", envvar="RAY_ADDRESS", help="A Ray cluster to hand the study to."),
+]
+Workers_ = Annotated[
+    int | None, typer.Option("--workers", min=1, help="CPUs to use on this machine. Default: all of them.")
+]
+AnyNumerics_ = Annotated[
+    bool,
+    typer.Option(
+        "--any-numerics",
+        help="Go on from checkpoints that another kind of device or thread count wrote; the results say so.",
+    ),
+]
+
+
+class NotFound(Exception):
+    """What was asked for by name is not in the store."""
+
+
+# ------------------------------------------------------------------------------------------------- planning, running
+
+
+@app.command()
+def plan(
+    study: Study_,
+    device: Annotated[str, typer.Option(help="Device to estimate time for: cpu, h100, h200, a100, tpu-v4 ...")] = "cpu",
+    units: Annotated[int | None, typer.Option(min=1, help="How many of them. Default: the CPUs here, or 1.")] = None,
+    store: Store_ = None,
+    folder: Folder_ = None,
+    json: Json_ = False,
+) -> None:
+    """Print the bill of a study: each run with its price, what is in the store, and the time that the rest takes.
+
+    Nothing is stored and no torch is imported.
+
+    Example:  vitscale plan studies/quickstart.yaml --device cpu --json
+    """
+    from orchestrator import screen
+    from studies.bill import as_json
+    from studies.grid import load_study
+
+    loaded = load_study(study, str(study))
+    priced = _bill(loaded, _settings(store, folder), device, units)
+    if json:
+        screen.print_json(as_json(loaded, priced))
+    else:
+        screen.print_bill(loaded, priced)
+
+
+@app.command()
+def submit(
+    study: Study_,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, whatever it costs.")] = False,
+    ask_above: Annotated[
+        float, typer.Option(metavar="FLOPS", help="Ask before more FLOPs than this are spent.")
+    ] = 1e14,
+    queue: Annotated[bool, typer.Option("--queue", help="Store the study and return; `resume` works on it.")] = False,
+    address: Address_ = None,
+    workers: Workers_ = None,
+    any_numerics: AnyNumerics_ = False,
+    store: Store_ = None,
+    folder: Folder_ = None,
+) -> None:
+    """Price a study, store it, and work on it until it is done.
+
+    Runs that the store knows are not repeated. Ctrl-C saves checkpoints; the same command goes on from them.
+    With --address the study is handed to a Ray cluster, and the command returns.
+
+    Example:  vitscale submit studies/quickstart.yaml
+    """
+    from orchestrator import screen
+    from orchestrator.submission import store_study
+    from studies.grid import load_study
+
+    loaded = load_study(study, str(study))
+    settings = _settings(store, folder, any_numerics)
+    priced = _bill(loaded, settings, "cpu", workers)
+    screen.print_total(loaded, priced)
+    if priced.flops_left > ask_above and not yes:
+        _confirm()
+    with _open(settings, create=True) as opened:
+        submitted = store_study(opened, loaded)
+        if queue:
+            screen.say(f"queued; work on it with: vitscale resume {loaded.file.name}")
+            return
+        _work(opened, settings, submitted.study_id, loaded.file.name, address, workers)
+
+
+@app.command()
+def resume(
+    study: OptionalName_ = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Try failed runs again, with a new budget.")] = False,
+    address: Address_ = None,
+    workers: Workers_ = None,
+    any_numerics: AnyNumerics_ = False,
+    store: Store_ = None,
+    folder: Folder_ = None,
+) -> None:
+    """Go on with what was interrupted, cancelled or queued, from the last checkpoints.
+
+    Example:  vitscale resume quickstart
+    """
+    from db import ledger
+    from db.store import retrying
+
+    settings = _settings(store, folder, any_numerics)
+    with _open(settings, create=False) as opened:
+        study_id = _study_id(opened, study)
+        retrying(opened, lambda connection: ledger.requeue(connection, study_id=study_id, failed=failed), seconds=60)
+        _work(opened, settings, study_id, study, address, workers)
+
+
+@app.command()
+def cancel(
+    what: Annotated[str, typer.Argument(metavar="STUDY|RUN", help="A study's name or the first digits of a key.")],
+    store: Store_ = None,
+    folder: Folder_ = None,
+) -> None:
+    """Cancel a study or a run. What is done stays; `resume` takes the rest up again.
+
+    Example:  vitscale cancel quickstart
+    """
+    from db import answers, ledger
+    from db.store import retrying
+    from orchestrator import screen
+
+    settings = _settings(store, folder)
+    with _open(settings, create=False) as opened:
+        with opened.read() as connection:
+            study = answers.study_named(connection, what)
+        study_id, run_ids = (study.id, None) if study else (None, [_run(opened, what).id])
+        counts = retrying(
+            opened, lambda connection: ledger.cancel(connection, study_id=study_id, run_ids=run_ids), seconds=60
+        )
+        screen.say(f"{counts['cancelled']} runs cancelled, {counts['stopping']} running ones asked to stop")
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+@app.command()
+def status(
+    study: OptionalName_ = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Print again every 2 seconds until all is done.")] = False,
+    store: Store_ = None,
+    folder: Folder_ = None,
+    json: Json_ = False,
+) -> None:
+    """Say how far the studies are. Reads the store alone: the cluster may be down.
+
+    Example:  vitscale status --watch
+    """
+    import time
+
+    from orchestrator import reports, screen
+
+    with _open(_settings(store, folder), create=False) as opened:
+        while True:
+            report = reports.status(opened, _study_id(opened, study))
+            if json:
+                screen.print_json(report.as_json())
+            else:
+                screen.print_status(report.studies, report.running)
+                screen.print_failures(report.failed)
+            if not watch or not report.unfinished:
+                return
+            time.sleep(2)
+
+
+@app.command()
+def show(run: Run_, store: Store_ = None, folder: Folder_ = None, json: Json_ = False) -> None:
+    """Show one run: its definition, attempts, results and checkpoint.
+
+    Example:  vitscale show 3f2a9c
+    """
+    from orchestrator import reports, screen
+
+    settings = _settings(store, folder)
+    with _open(settings, create=False) as opened:
+        report = reports.run(opened, _run(opened, run), settings)
+    if json:
+        screen.print_json(report)
+    else:
+        screen.print_run(report)
+
+
+@app.command()
+def logs(
+    run: Run_,
+    attempt: Annotated[int | None, typer.Option(help="Number of the attempt. Default: the last one.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
+    store: Store_ = None,
+    folder: Folder_ = None,
+) -> None:
+    """Print the log of a run's attempt, and the traceback if it failed.
+
+    Example:  vitscale logs 3f2a9c --follow
+    """
+    from orchestrator import reports, screen
+
+    settings = _settings(store, folder)
+    with _open(settings, create=False) as opened:
+        found = _run(opened, run)
+        for text in reports.log(opened, found, settings, attempt, follow=follow):
+            screen.OUT.out(text, end="", highlight=False)
+
+
+@app.command()
+def frontier(
+    study: Name_,
+    metric: Annotated[str | None, typer.Option(help="Metric, as in accuracy or accuracy_5shot.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split that the metric was measured on.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="family", help="One frontier for each family.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: .svg, .png or .pdf.")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Parquet file.")] = None,
+    store: Store_ = None,
+    folder: Folder_ = None,
+    json: Json_ = False,
+) -> None:
+    """Print which configurations buy the most quality for their training compute.
+
+    Example:  vitscale frontier quickstart --by family --plot frontier.svg
+    """
+    from orchestrator import figures, reports, rows, screen
+
+    if by not in (None, "family"):
+        raise ValueError(f"'{by}' is nothing to divide by; valid: family")
+    if plot:
+        figures.check_format(plot)
+    with _open(_settings(store, folder), create=False) as opened:
+        found = reports.frontier(opened, _study(opened, study), metric, split, by_family=by is not None)
+    if plot:
+        figures.draw_frontier(plot, found.study.title, found.series, found.points, found.frontier, by is not None)
+        screen.say(f"wrote {plot}")
+    if parquet:
+        rows.write_parquet(parquet, reports.frontier_rows(found))
+        screen.say(f"wrote {parquet}")
+    if json:
+        screen.print_json(reports.frontier_json(found))
+    elif csv:
+        screen.OUT.out(rows.as_csv(reports.frontier_rows(found)), end="", highlight=False)
+    elif not parquet:
+        screen.print_frontier(found.series, found.frontier, found.excluded)
+
+
+@app.command()
+def export(
+    study: Name_,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write: .csv, .parquet or .json.")
+    ] = None,
+    store: Store_ = None,
+    folder: Folder_ = None,
+) -> None:
+    """Write every result of a study as a table: one row a run, metric and split. CSV on stdout without --output.
+
+    Example:  vitscale export quickstart -o quickstart.parquet
+    """
+    from db import answers
+    from orchestrator import rows, screen
+
+    if output:
+        rows.check_format(output)
+    with _open(_settings(store, folder), create=False) as opened:
+        found = _study(opened, study)
+        with opened.read() as connection:
+            results = [vars(result) for result in answers.results_of(connection, found.id)]
+    if output:
+        rows.write(output, results)
+        screen.say(f"wrote {len(results):,} rows to {output}")
+    else:
+        screen.OUT.out(rows.as_csv(results), end="", highlight=False)
+
+
+# ------------------------------------------------------------------------------------------------------------ shared
+
+
+def _settings(store: str | None, folder: Path | None, any_numerics: bool = False) -> "Settings":
+    from dataclasses import replace
+
+    from orchestrator.settings import settings
+
+    return replace(settings(store, folder), any_numerics=any_numerics)
+
+
+def _open(settings: "Settings", *, create: bool) -> "AbstractContextManager[Store]":
+    from contextlib import contextmanager
+
+    from db.store import Store
+
+    @contextmanager
+    def opened() -> "Iterator[Store]":
+        store = Store.open(settings.store_url, create=create)
+        try:
+            yield store
+        finally:
+            store.dispose()
+
+    return opened()
+
+
+def _bill(study: "Study", settings: "Settings", device: str, units: int | None) -> "Bill":
+    """Price a study against the store, if there is one."""
+    from db import answers
+    from db.store import StoreMissing
+    from studies.bill import bill
+    from studies.devices import device_rate
+
+    rate = device_rate(device)
+    units = units or (len(os.sched_getaffinity(0)) if device == "cpu" else 1)
+    known: dict[str, str] = {}
+    measured = None
+    try:
+        with _open(settings, create=False) as opened, opened.read() as connection:
+            known = answers.known(connection, [planned.key for planned in study.runs])
+            measured = answers.measured_rate(connection).get(device)
+    except StoreMissing:
+        pass  # nothing is known yet
+    return bill(study, known, rate, units, measured)
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        raise ValueError("this costs more than --ask-above, and nobody is here to ask: add --yes to spend it")
+    if not typer.confirm("Spend it?", err=True):
+        raise typer.Exit(1)
+
+
+def _work(
+    store: "Store", settings: "Settings", study_id: int | None, name: str | None, address: str | None, cpus: int | None
+) -> None:
+    """Work here, or hand over. Ends the command with the exit code that the outcome stands for."""
+    from db import answers
+    from orchestrator import reports, screen
+    from orchestrator.submission import hand_over, work_here
+
+    with store.read() as connection:
+        unfinished = answers.totals(connection, study_id).unfinished
+    again = f"vitscale resume {name or ''}".strip()
+    if address and unfinished:
+        hand_over(store, settings, study_id, address)
+        screen.say(f"handed to the cluster at {address}; follow it with: vitscale status {name or ''} --watch")
+        return
+    if unfinished:
+        try:
+            ended = work_here(store, settings, study_id, cpus)
+        except KeyboardInterrupt:
+            screen.say(f"ended at once; go on with: {again}")
+            raise
+        if ended.interrupted and ended.totals.unfinished:
+            screen.say(f"stopped; go on with: {again}")
+            raise typer.Exit(130)
+    report = reports.status(store, study_id)
+    screen.print_failures(report.failed)
+    done, failed = (sum(totals.states[state] for _, totals in report.studies) for state in ("done", "failed"))
+    screen.say(f"{done:,} runs done, {failed:,} failed" + ("" if unfinished else "; nothing was left to run"))
+    if name:
+        screen.say(f"look at it with: vitscale frontier {name}")
+    if failed:
+        raise typer.Exit(5)
+
+
+def _study(store: "Store", name: str) -> "answers.Study":
+    from db import answers
+    from studies.architectures import nearest
+
+    with store.read() as connection:
+        found = answers.study_named(connection, name)
+        if found is None:
+            names = [study.name for study in answers.studies(connection)]
+            raise NotFound(f"no study '{name}' in {store.url}{nearest(name, names) if names else '; it is empty'}")
+    return found
+
+
+def _study_id(store: "Store", name: str | None) -> int | None:
+    return None if name is None else _study(store, name).id
+
+
+def _run(store: "Store", prefix: str) -> "answers.Run":
+    from db import answers
+
+    with store.read() as connection:
+        found = answers.run_named(connection, prefix)
+    if not found:
+        raise NotFound(f"no run whose key begins with '{prefix}' in {store.url}")
+    if len(found) > 1:
+        raise NotFound(f"{len(found)} keys begin with '{prefix}': {', '.join(run.key[:16] for run in found[:5])} ...")
+    return found[0]
+
+
+def main() -> NoReturn:
+    """Run a command; an error that is the user's to mend becomes one sentence and an exit code."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("VITSCALE_DEBUG"):
+            raise
+        code = _exit_code(error)
+        if code is None:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(code)
+    sys.exit(0)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of an error that needs no traceback; None for a fault of ours."""
+    from db.store import StoreError, StoreMissing, StoreUnreachable
+    from orchestrator.cluster import ClusterUnreachable
+    from orchestrator.driver import CannotWork
+
+    if isinstance(error, BrokenPipeError):  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, NotFound | StoreMissing):
+        return 3
+    if isinstance(error, StoreUnreachable | ClusterUnreachable):
+        return 6
+    if isinstance(error, ValueError):  # what the user said has no meaning
+        return 2
+    return 1 if isinstance(error, StoreError | CannotWork | OSError) else None

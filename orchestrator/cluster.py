@@ -1,0 +1,254 @@
+"""Everything that Ray is asked for: a local cluster or a given one, worker actors, and a driver that stays there.
+
+Ray is a substrate and no memory: what is done, failed or left is in the store.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator import processes
+from orchestrator.settings import Settings
+from orchestrator.worker import Perform, Worker
+
+NAMESPACE = "vitscale"
+OBJECT_STORE_BYTES = 100 * 1024**2
+"""Ray's shared memory on a laptop. Nothing large travels through it."""
+_TEMPORARY = "vitscale-ray-"
+
+
+class ClusterUnreachable(Exception):
+    """No Ray cluster answers at the address."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one worker holds: threads and GPUs."""
+
+    cpus: int
+    gpus: int
+
+
+# ------------------------------------------------------------------------------------------------------- connecting
+
+
+@contextmanager
+def local_cluster(cpus: int) -> Iterator[None]:
+    """A Ray of our own on this machine, in a folder of its own, gone at the end."""
+    _sweep_folders_of_the_dead()
+    _prepare_environment()
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one into the home folder
+    import ray
+
+    folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-"))
+    try:
+        ray.init(
+            address="local",  # without it, any cluster that runs here would be joined
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+            namespace=NAMESPACE,
+            _temp_dir=str(folder),
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def remote_cluster(address: str) -> Iterator[None]:
+    """A cluster that runs already. Our code travels with us: addressed by content, it wins over an older copy there.
+
+    Raises ClusterUnreachable.
+    """
+    _prepare_environment()
+    import ray
+
+    try:
+        ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"py_modules": _our_packages()},
+        )
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ClusterUnreachable(
+            f"no Ray cluster answers at {address}: {said[0]} "
+            "(is it up? does RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH hold its token?)"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _prepare_environment() -> None:
+    """What Ray reads once, when it is imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+def _our_packages() -> list[Any]:
+    import db
+    import orchestrator
+    import studies
+    import workers
+
+    return [db, orchestrator, studies, workers]
+
+
+def _sweep_folders_of_the_dead() -> None:
+    """Remove what local clusters left behind whose driver was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
+        pid = folder.name.removeprefix(_TEMPORARY).split("-")[0]
+        if pid.isdigit() and processes.started_at(int(pid)) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def capacity() -> Shape:
+    """CPUs and GPUs of the whole cluster."""
+    import ray
+
+    found = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return Shape(int(found.get("CPU", 0)), int(found.get("GPU", 0)))
+
+
+def hosts() -> set[str]:
+    """Host names of the nodes that are alive."""
+    import ray
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeManagerHostname"] for node in nodes if node["Alive"]}
+
+
+# ----------------------------------------------------------------------------------------------------------- workers
+
+
+@dataclass(frozen=True)
+class Hired:
+    """A worker at work."""
+
+    shape: Shape
+    actor: Any
+    working: Any
+    """Becomes ready when the worker has left its loop or is gone."""
+    identity: Any
+
+    def host_and_pid(self) -> tuple[str, int] | None:
+        """Where it works; None when it never came to work."""
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            host, pid = ray.get(self.identity, timeout=0)
+        except (RayError, TimeoutError):
+            return None
+        return host, pid
+
+
+@dataclass(frozen=True)
+class Left:
+    """A worker that works no longer."""
+
+    worker: Hired
+    died: bool
+    """The substrate says that its process is gone. False also when it cannot tell."""
+    error: str | None
+
+
+class Pool:
+    """The workers of one driver."""
+
+    def __init__(self, settings: Settings, study_id: int | None, perform: Perform | None = None) -> None:
+        self.settings = settings
+        self.study_id = study_id
+        self.perform = perform
+        self.workers: list[Hired] = []
+
+    def hire(self, shape: Shape) -> None:
+        """Start a worker. It begins to take runs as soon as Ray has found it a place."""
+        import ray
+
+        actor: Any = (
+            ray.remote(Worker)
+            .options(num_cpus=shape.cpus, num_gpus=shape.gpus, max_concurrency=2, max_restarts=0)
+            .remote(self.settings, shape.cpus, shape.gpus, self.perform)
+        )
+        self.workers.append(Hired(shape, actor, actor.work.remote(self.study_id), actor.identity.remote()))
+
+    def left(self, seconds: float) -> list[Left]:
+        """Wait up to so many seconds for workers to leave; those that did."""
+        import ray
+        from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+
+        if not self.workers:
+            return []
+        ready, _ = ray.wait([hired.working for hired in self.workers], num_returns=1, timeout=seconds)
+        found = []
+        for hired in [hired for hired in self.workers if hired.working in ready]:
+            self.workers.remove(hired)
+            try:
+                ray.get(hired.working)
+                found.append(Left(hired, died=False, error=None))
+            except ActorUnavailableError as error:
+                found.append(Left(hired, died=False, error=_first_line(error)))
+            except RayActorError as error:
+                found.append(Left(hired, died=True, error=_first_line(error)))
+            except RayError as error:  # the worker's loop itself failed: its process is alive, its run is not
+                found.append(Left(hired, died=True, error=_first_line(error)))
+                ray.kill(hired.actor)
+        return found
+
+    def drop_unplaced(self) -> None:
+        """Forget the workers that Ray has found no place for: they would never answer."""
+        import ray
+
+        for hired in [hired for hired in self.workers if hired.host_and_pid() is None]:
+            ray.kill(hired.actor)
+            self.workers.remove(hired)
+
+    def ask(self, wish: str) -> None:
+        """Ask every worker to make its run yield or stop, and to leave."""
+        for hired in self.workers:
+            hired.actor.ask.remote(wish)
+
+    def dismiss(self, worker: Hired) -> None:
+        """Let a worker go: it has nothing to do."""
+        worker.actor.ask.remote("yield")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+# ------------------------------------------------------------------------------------------------ a driver that stays
+
+
+def start_driver(settings: Settings, study_id: int | None) -> None:
+    """Start a driver as a detached actor, unless one of the same name is there."""
+    import ray
+
+    from orchestrator.submission import RemoteDriver
+
+    name = f"driver-{'all' if study_id is None else study_id}"
+    driver: Any = (
+        ray.remote(RemoteDriver)
+        .options(name=name, lifetime="detached", get_if_exists=True, num_cpus=0, max_concurrency=1)
+        .remote(settings, study_id)
+    )
+    ray.get(driver.__ray_ready__.remote())
+    driver.run.remote()

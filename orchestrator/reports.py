@@ -1,0 +1,215 @@
+"""What the reading commands ask of the store, gathered for printing. Nothing here writes."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from db import answers
+from db.store import Store
+from orchestrator.settings import Settings
+from orchestrator.worker import log_path
+
+MOST_LISTED = 50
+"""Running or failed runs that a status lists one by one."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far studies are."""
+
+    studies: list[tuple[answers.Study, answers.Totals]]
+    running: list[answers.Run]
+    failed: list[answers.Run]
+
+    @property
+    def unfinished(self) -> int:
+        """Runs that somebody still has to work on."""
+        return sum(totals.unfinished for _, totals in self.studies)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "studies": [
+                {
+                    "study": study.name,
+                    "title": study.title,
+                    "submitted_at": study.submitted_at,
+                    "runs": dict(totals.states),
+                    "trainings": dict(totals.trainings),
+                    "flops": totals.flops,
+                    "flops_done": totals.flops_done,
+                    "images": totals.images,
+                    "images_done": totals.images_done,
+                    "worker_seconds": totals.seconds,
+                }
+                for study, totals in self.studies
+            ],
+            "running": [_run_line(run) for run in self.running],
+            "failed": [{**_run_line(run), "cause": run.cause} for run in self.failed],
+        }
+
+
+def _run_line(run: answers.Run) -> dict[str, Any]:
+    return {
+        "key": run.key,
+        "kind": run.kind,
+        "model": run.model,
+        "seed": run.seed,
+        "step": run.step,
+        "steps": run.steps,
+        "owner": run.owner,
+    }
+
+
+def status(store: Store, study_id: int | None) -> Status:
+    """The status of one study, or of all."""
+    with store.read() as connection:
+        studies = [study for study in answers.studies(connection) if study_id in (None, study.id)]
+        return Status(
+            studies=[(study, answers.totals(connection, study.id)) for study in studies],
+            running=answers.runs_in_state(connection, study_id, "running", MOST_LISTED),
+            failed=answers.runs_in_state(connection, study_id, "failed", MOST_LISTED),
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+
+
+def run(store: Store, found: answers.Run, settings: Settings) -> dict[str, Any]:
+    """Everything about one run."""
+    with store.read() as connection:
+        attempts = answers.attempts_of(connection, found.id)
+        results = answers.results_of_run(connection, found.id)
+    report = asdict(found)
+    report["definition"] = json.loads(found.definition)
+    report["checkpoint"] = str(settings.checkpoints / found.checkpoint) if found.checkpoint else None
+    report["results"] = [
+        {"metric": each.metric, "dataset": each.dataset, "split": each.split, "value": each.value} for each in results
+    ]
+    report["attempts"] = [
+        {**asdict(attempt), "log": str(log_path(settings.logs, found.key, attempt.fence))} for attempt in attempts
+    ]
+    return report
+
+
+def log(store: Store, found: answers.Run, settings: Settings, number: int | None, *, follow: bool) -> Iterator[str]:
+    """The log of an attempt in pieces; with `follow` until the run is over.
+
+    Raises ValueError when there is no such attempt, or its log is on another host.
+    """
+    with store.read() as connection:
+        attempts = answers.attempts_of(connection, found.id)
+    if not attempts:
+        raise ValueError(f"run {found.key[:12]} has not been tried yet: it is {found.state}")
+    chosen = next((attempt for attempt in attempts if attempt.fence == (number or attempts[-1].fence)), None)
+    if chosen is None:
+        numbers = ", ".join(str(attempt.fence) for attempt in attempts)
+        raise ValueError(f"run {found.key[:12]} has no attempt {number}; it has {numbers}")
+    path = log_path(settings.logs, found.key, chosen.fence)
+    if not path.exists():
+        raise ValueError(f"the log of attempt {chosen.fence} is not at {path}; it was written on {chosen.host}")
+    with path.open() as file:
+        yield file.read()
+        while follow and _is_live(store, found, chosen.fence):
+            time.sleep(0.5)
+            yield file.read()
+    if chosen.traceback and chosen.traceback.strip() not in path.read_text():
+        yield chosen.traceback
+
+
+def _is_live(store: Store, found: answers.Run, fence: int) -> bool:
+    with store.read() as connection:
+        return any(
+            attempt.fence == fence and attempt.ended_at is None for attempt in answers.attempts_of(connection, found.id)
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- frontier
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """One frontier with all that stands behind it."""
+
+    study: answers.Study
+    series: answers.Series
+    points: list[answers.Point]
+    frontier: list[answers.FrontierPoint]
+    excluded: list[tuple[str, list[str]]]
+
+
+def frontier(store: Store, study: answers.Study, metric: str | None, split: str | None, *, by_family: bool) -> Frontier:
+    """The frontier of one metric of a study on one split, of all families together or one for each.
+
+    Without a metric, the accuracy where it was measured, else the only series there is.
+    Raises ValueError when nothing or more than one series matches.
+    """
+    with store.read() as connection:
+        found = answers.series_of(connection, study.id)
+        series = _one_series(study, found, metric, split)
+        return Frontier(
+            study=study,
+            series=series,
+            points=answers.points_of(connection, series.id),
+            frontier=answers.frontier(connection, series.id, by_family=by_family),
+            excluded=answers.excluded(connection, series),
+        )
+
+
+def _one_series(
+    study: answers.Study, found: list[answers.Series], metric: str | None, split: str | None
+) -> answers.Series:
+    wanted = metric or ("accuracy" if any(series.metric == "accuracy" for series in found) else None)
+    match = [series for series in found if wanted in (None, series.metric) and split in (None, series.split)]
+    if metric is None and split is None and len(match) > 1:
+        match = [series for series in match if series.split == "test"] or match
+    if len(match) == 1:
+        return match[0]
+    listed = "; ".join(f"--metric {each.metric} --split {each.split}" for each in match or found)
+    if not found:
+        raise ValueError(f"{study.name} has no results yet; see how far it is with: vitscale status {study.name}")
+    if match:
+        raise ValueError(f"{study.name} has more than one such series, which must not be mixed: {listed}")
+    raise ValueError(f"{study.name} has no such series; it has: {listed}")
+
+
+def frontier_rows(found: Frontier) -> list[dict[str, Any]]:
+    """The frontier as rows for files."""
+    series = found.series
+    head = {"study": found.study.name, "metric": series.metric, "dataset": series.dataset, "split": series.split}
+    return [{**head, **_point(point)} for point in found.frontier]
+
+
+def frontier_json(found: Frontier) -> dict[str, Any]:
+    """The frontier for programs."""
+    series = found.series
+    return {
+        "study": found.study.name,
+        "metric": series.metric,
+        "dataset": series.dataset,
+        "split": series.split,
+        "image_size": series.image_size,
+        "configurations": series.points,
+        "points": [_point(point) for point in found.frontier],
+        "excluded": [{"reason": reason, "count": len(keys), "runs": keys} for reason, keys in found.excluded],
+    }
+
+
+def _point(point: answers.FrontierPoint) -> dict[str, Any]:
+    return {
+        "label": point.model,
+        "family": point.family,
+        "cost": point.cost,
+        "quality": point.quality,
+        "value": point.value,
+        "sd": point.sd,
+        "seeds": point.seeds,
+        "data_rows": point.data_rows,
+        "epochs": point.epochs,
+        "parameters": point.parameters,
+        "configuration": point.configuration,
+        "runs": list(point.runs),
+        "same": list(point.same),
+    }

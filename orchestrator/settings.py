@@ -1,0 +1,62 @@
+"""Where a command's store and files are, from flags, environment and the working folder."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+FOLDER = ".vitscale"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a driver and its workers need to know. Plain text and numbers, so that it travels to any worker."""
+
+    store_url: str
+    folder: Path
+    """For checkpoints and logs; every worker must see it."""
+    lease_seconds: float = 60.0
+    """A worker that is silent for so long has lost its run. It renews three times as often."""
+    checkpoint_seconds: float = 20.0
+    device: str = "auto"
+    any_numerics: bool = False
+
+    @property
+    def checkpoints(self) -> Path:
+        """Root of the checkpoint paths that the store holds."""
+        return self.folder / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """Root of the log paths that the store holds."""
+        return self.folder / "logs"
+
+
+def settings(store: str | None, folder: Path | None) -> Settings:
+    """Flags over `VITSCALE_STORE` and `VITSCALE_FOLDER` over the nearest `.vitscale` above the working folder.
+
+    Where none of these exists, `.vitscale` in the working folder; nothing is created here.
+    """
+    given = folder or (Path(os.environ["VITSCALE_FOLDER"]) if os.environ.get("VITSCALE_FOLDER") else None)
+    place = (given or _nearest_folder(Path.cwd())).absolute()
+    url = store or os.environ.get("VITSCALE_STORE") or f"sqlite:///{place / 'store.db'}"
+    return replace(Settings(store_url=url, folder=place), **_tuned())
+
+
+def _nearest_folder(start: Path) -> Path:
+    for above in (start, *start.parents):
+        if (above / FOLDER).is_dir():
+            return above / FOLDER
+    return start / FOLDER
+
+
+def _tuned() -> dict[str, Any]:
+    """Times that tests and unusual sites set through the environment."""
+    found = {}
+    for name in ("lease_seconds", "checkpoint_seconds"):
+        if text := os.environ.get(f"VITSCALE_{name.upper()}"):
+            try:
+                found[name] = float(text)
+            except ValueError:
+                raise ValueError(f"VITSCALE_{name.upper()} is no number of seconds: '{text}'") from None
+    return found
