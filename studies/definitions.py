@@ -173,6 +173,8 @@ class Train(Frozen):
         check_fits(self.model, self.image_size)
         if self.examples % self.recipe.batch:
             raise ValueError(f"{self.examples} examples are no multiple of the batch {self.recipe.batch}")
+        if self.recipe.dropout and isinstance(self.model, ResNet):
+            raise ValueError("dropout has no effect on a ResNet: the paper's has none")
         if self.recipe.warmup_steps >= self.steps:
             raise ValueError(
                 f"a warm-up of {self.recipe.warmup_steps} steps needs a longer training than {self.steps} steps"

@@ -29,7 +29,7 @@ class Supervisor(Protocol):
     """Hears from a run while it works."""
 
     def reached(self, step: int) -> Wish:
-        """Called after every step; answers from memory, without waiting."""
+        """Called after every step, by an evaluation with 0 after every batch; answers from memory, without waiting."""
 
     def measure(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep measurements of a step. Values may be NaN or infinite. Only what a repeat would measure again."""
@@ -78,7 +78,7 @@ class Finished:
 
 
 class Yielded(Exception):
-    """The run saved a checkpoint and gave its place up, as it was asked to."""
+    """The run saved a checkpoint and gave its place up, as it was asked to. An evaluation saves none: it is short."""
 
 
 class Stopped(Exception):

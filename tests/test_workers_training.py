@@ -1,0 +1,365 @@
+"""Trainings: they learn, stop and go on with the same bits, fail where they should, and order their checkpoints."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from studies.datasets import DIGITS
+from studies.definitions import SGD, AdamW, Hybrid, Recipe, ResNet, Train, ViT, key_of
+from studies.metrics import TRAIN_LOSS
+from workers.checkpoints import load, load_facts, save, step_folder
+from workers.devices import Device
+from workers.optimization import Optimizer, kernels_of, loss_of, lr_at
+from workers.order import shifts_of_steps
+from workers.perform import perform
+from workers.supervision import (
+    CheckpointError,
+    NotFinite,
+    OtherNumerics,
+    Place,
+    Stopped,
+    Wish,
+    Yielded,
+)
+from workers.training import Batches, Training
+
+CPU = Device.named("cpu")
+VIT = ViT(patch=4, width=16, depth=1, mlp=32, heads=2)
+RESNET = ResNet(blocks=(1,), width=8, root="3x3", groups=4)
+FAMILIES = {
+    "vit": VIT,
+    "vit gap": VIT.model_copy(update={"head": "gap"}),
+    "resnet": RESNET,
+    "hybrid": Hybrid(body=RESNET, vit=VIT),
+}
+RECIPE = Recipe(lr_peak=1e-2, schedule="cosine", warmup_steps=2, weight_decay=0.1, batch=20, clip_norm=1.0)
+
+
+def training_of(steps: int, *, model: Any = VIT, rows: int = 50, seed: int = 0, **recipe: Any) -> Train:
+    changed = Recipe.model_validate({**RECIPE.model_dump(), **recipe})
+    data, examples = DIGITS.take("train", rows), steps * changed.batch
+    return Train(model=model, data=data, image_size=8, recipe=changed, examples=examples, seed=seed)
+
+
+class Recorder:
+    """Keeps all it hears, and wishes what it was told to from a step on."""
+
+    def __init__(self, wish: Wish = Wish.CONTINUE, at: int = 0) -> None:
+        self.wish, self.at = wish, at
+        self.steps: list[int] = []
+        self.measured: dict[int, dict[str, float]] = {}
+        self.current: Path | None = None
+        self.earlier_seen: list[bool] = []
+
+    def reached(self, step: int) -> Wish:
+        self.steps.append(step)
+        return self.wish if step >= self.at else Wish.CONTINUE
+
+    def measure(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.measured[step] = dict(metrics)
+
+    def checkpointed(self, folder: Path, step: int) -> None:
+        assert load_facts(folder).step == step
+        if self.current is not None:
+            self.earlier_seen.append(self.current.exists())
+        self.current = folder
+
+
+def place_in(folder: Path, **fields: Any) -> Place:
+    return Place(device=CPU, folder=folder, **fields)
+
+
+def final_bits(folder: Path) -> bytes:
+    return (folder / "state.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_learns_one_batch_by_heart(family: str, precision: str) -> None:
+    run = training_of(150, model=FAMILIES[family], rows=20, precision=precision, clip_norm=None, weight_decay=0.0)
+    CPU.use()
+    training = Training(run, CPU)
+    losses = [float(training.update()) for _ in range(run.steps)]
+    assert losses[0] == pytest.approx(math.log(10), rel=1e-3)  # a head of zeros: equal odds
+    assert losses[-1] < losses[0] / 10
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"optimizer": AdamW(), "dropout": 0.2, "augmentation": "shift"},
+        {"optimizer": SGD(momentum=0.9), "lr_peak": 0.1, "dropout": 0.2},
+        {"optimizer": SGD(momentum=0.0), "lr_peak": 0.1, "clip_norm": None, "schedule": "linear"},
+        {"optimizer": AdamW(), "precision": "bf16", "loss": "sigmoid", "label_smoothing": 0.1, "augmentation": "shift"},
+    ],
+    ids=["adamw", "sgd", "sgd without momentum", "bf16"],
+)
+def test_a_training_stopped_at_any_step_goes_on_to_the_same_bits(recipe: dict[str, Any], tmp_path: Path) -> None:
+    run = training_of(9, **recipe)
+    whole = Recorder()
+    unbroken = perform(run, place_in(tmp_path / "unbroken"), whole)
+    for stop in range(1, run.steps):
+        first, second = Recorder(Wish.YIELD, at=stop), Recorder()
+        attempt = tmp_path / f"first{stop}"
+        with pytest.raises(Yielded):
+            perform(run, place_in(attempt), first)
+        torch.rand(3)  # whatever else draws from torch's own generator meanwhile
+        resumed = perform(run, place_in(tmp_path / f"second{stop}", resume=first.current), second)
+        assert unbroken.checkpoint is not None
+        assert resumed.checkpoint is not None
+        assert final_bits(resumed.checkpoint) == final_bits(unbroken.checkpoint)
+        assert resumed.values == unbroken.values
+        assert first.measured | second.measured == whole.measured
+        assert first.steps + second.steps == whole.steps
+
+
+@given(stops=st.sets(st.integers(1, 11)), family=st.sampled_from(["resnet", "hybrid"]))
+@settings(max_examples=5, deadline=None)
+def test_a_training_stopped_again_and_again_goes_on_to_the_same_state(stops: set[int], family: str) -> None:
+    run = training_of(12, model=FAMILIES[family], augmentation="shift")
+    CPU.use()
+    unbroken = Training(run, CPU)
+    current = Training(run, CPU)
+    for step in range(run.steps):
+        if step in stops:
+            state = {name: tensor.clone() for name, tensor in current.state().items()}
+            current = Training(run, CPU)
+            for name, tensor in current.state().items():
+                tensor.copy_(state[name])
+            current.step = step
+            current.optimizer.set_step(step)
+        unbroken.update()
+        current.update()
+    for name, tensor in unbroken.state().items():
+        assert torch.equal(tensor, current.state()[name]), name
+
+
+def test_the_seed_decides_the_bits_and_the_attempt_does_not(tmp_path: Path) -> None:
+    bits = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        finished = perform(training_of(5, seed=seed), place_in(tmp_path / name), Recorder())
+        assert finished.checkpoint is not None
+        bits[name] = final_bits(finished.checkpoint)
+        (value,) = finished.values
+        assert (value.metric, value.dataset, value.split, value.image_size) == (TRAIN_LOSS, "digits", "train", 8)
+    assert load(tmp_path / "a/final")[0].keys() == load(tmp_path / "c/final")[0].keys()
+    tensors = {name: load(tmp_path / name / "final")[0] for name in bits}
+    same = {
+        other: all(torch.equal(tensors["a"][name], tensors[other][name]) for name in tensors["a"])
+        for other in ("b", "c")
+    }
+    assert same == {"b": True, "c": False}
+
+
+def test_the_final_checkpoint_holds_the_weights_alone_and_the_definition(tmp_path: Path) -> None:
+    run = training_of(3)
+    finished = perform(run, place_in(tmp_path), Recorder())
+    assert finished.checkpoint == tmp_path / "final"
+    tensors, facts = load(tmp_path / "final")
+    assert all(name.startswith("model.") for name in tensors)
+    assert (facts.run, facts.step, facts.numerics) == (key_of(run), 3, CPU.numerics)
+    assert Train.model_validate_json(facts.training) == run
+
+
+def test_losses_and_rates_are_measured_at_about_fifty_steps_and_the_last(tmp_path: Path) -> None:
+    run = training_of(203)
+    recorder = Recorder()
+    finished = perform(run, place_in(tmp_path), recorder)
+    assert list(recorder.measured) == [*range(5, 203, 5), 203]
+    assert recorder.measured[203][TRAIN_LOSS] == finished.values[0].value
+    assert recorder.measured[5]["lr"] == lr_at(4, recipe=run.recipe, steps=203)
+    assert recorder.steps == list(range(1, 204))
+
+
+def test_an_old_checkpoint_goes_only_when_the_new_one_is_current(tmp_path: Path) -> None:
+    recorder = Recorder()
+    perform(training_of(5), place_in(tmp_path, checkpoint_seconds=0), recorder)
+    assert recorder.earlier_seen == [True] * 3
+    # The last one stays until the result is committed: the run can still be gone on from it.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "step-00000004"]
+
+
+def test_a_short_training_writes_no_checkpoint_but_its_last(tmp_path: Path) -> None:
+    recorder = Recorder()
+    perform(training_of(5), place_in(tmp_path, checkpoint_seconds=100), recorder)
+    assert recorder.current is None
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+
+
+def test_a_run_that_is_stopped_saves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        perform(training_of(5), place_in(tmp_path), Recorder(Wish.STOP, at=3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_at_its_last_step_finishes_rather_than_yields(tmp_path: Path) -> None:
+    assert perform(training_of(5), place_in(tmp_path), Recorder(Wish.YIELD, at=5)).checkpoint == tmp_path / "final"
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 100.0])
+def test_a_diverged_training_is_measured_and_fails_at_the_same_step_each_time(
+    checkpoint_seconds: float, tmp_path: Path
+) -> None:
+    # 101 steps are logged at each third, whatever the clock says.
+    run = training_of(101, optimizer=SGD(), lr_peak=1e30, clip_norm=None)
+    recorder = Recorder()
+    with pytest.raises(NotFinite, match="the training loss at step 3 of 101 is nan"):
+        perform(run, place_in(tmp_path, checkpoint_seconds=checkpoint_seconds), recorder)
+    assert math.isnan(recorder.measured[3][TRAIN_LOSS])
+    assert not (tmp_path / "final").exists()
+    if recorder.current is not None:
+        assert all(bool(tensor.isfinite().all()) for tensor in load(recorder.current)[0].values())
+
+
+def test_weights_that_the_last_step_broke_are_not_kept(tmp_path: Path) -> None:
+    run = training_of(1, optimizer=SGD(), lr_peak=3e38, clip_norm=None, warmup_steps=0, weight_decay=1e10)
+    with pytest.raises(NotFinite, match="the weights after the last step, 1, are not finite"):
+        perform(run, place_in(tmp_path), Recorder())
+
+
+@pytest.fixture
+def yielded(tmp_path: Path) -> tuple[Train, Path]:
+    run, recorder = training_of(6), Recorder(Wish.YIELD, at=3)
+    with pytest.raises(Yielded):
+        perform(run, place_in(tmp_path / "yielded"), recorder)
+    assert recorder.current == step_folder(tmp_path / "yielded", 3)
+    return run, recorder.current
+
+
+def test_another_numerics_class_goes_on_only_when_asked_to_and_says_so_ever_after(
+    yielded: tuple[Train, Path], tmp_path: Path
+) -> None:
+    run, folder = yielded
+    two_threads = replace(CPU, threads=2)
+    with pytest.raises(OtherNumerics, match=r"threads=1 .* this place is .* threads=2"):
+        perform(run, Place(two_threads, tmp_path / "b", resume=folder), Recorder())
+    recorder = Recorder(Wish.YIELD, at=4)
+    with pytest.raises(Yielded):
+        perform(run, Place(two_threads, tmp_path / "b", resume=folder, any_numerics=True), recorder)
+    finished = perform(run, Place(two_threads, tmp_path / "c", resume=recorder.current), Recorder())
+    assert finished.mixed_numerics
+    assert load_facts(tmp_path / "c/final").mixed_numerics
+    assert not perform(run, place_in(tmp_path / "d", resume=folder), Recorder()).mixed_numerics
+
+
+def test_a_checkpoint_of_another_run_or_another_shape_is_refused(yielded: tuple[Train, Path], tmp_path: Path) -> None:
+    run, folder = yielded
+    with pytest.raises(CheckpointError, match="belongs to the run"):
+        perform(run.model_copy(update={"seed": 1}), place_in(tmp_path / "b", resume=folder), Recorder())
+    tensors, facts = load(folder)
+    tensors.pop("model.head.bias")
+    save(tmp_path / "fewer", tensors, facts)
+    with pytest.raises(CheckpointError, match="tensors of other names or shapes"):
+        perform(run, place_in(tmp_path / "b", resume=tmp_path / "fewer"), Recorder())
+    save(tmp_path / "beyond", tensors, facts.model_copy(update={"step": 6}))
+    with pytest.raises(CheckpointError, match="is at step 6, and the run has 6 steps"):
+        perform(run, place_in(tmp_path / "b", resume=tmp_path / "beyond"), Recorder())
+    with pytest.raises(CheckpointError, match="is no checkpoint"):
+        perform(run, place_in(tmp_path / "b", resume=tmp_path / "nowhere"), Recorder())
+
+
+def test_a_retry_in_the_folder_of_a_killed_attempt_clears_it_but_for_its_checkpoint(
+    yielded: tuple[Train, Path],
+) -> None:
+    run, folder = yielded
+    for leftover in ("step-00000005", "step-00000006.writing", "final", "final.writing"):
+        (folder.parent / leftover).mkdir()
+    finished = perform(run, place_in(folder.parent, resume=folder, checkpoint_seconds=0), Recorder())
+    assert finished.checkpoint == folder.parent / "final"
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["final", "step-00000005"]
+
+
+# ------------------------------------------------------------------------------------------- batches and optimizers
+
+
+def test_a_shifted_image_is_the_image_moved_and_filled_with_the_darkest_value() -> None:
+    run = training_of(3, rows=20)
+    shifted = Batches(run.model_copy(update={"recipe": run.recipe.model_copy(update={"augmentation": "shift"})}), CPU)
+    image, label = Batches(run, CPU).at(1)
+    moved, moved_label = shifted.at(1)
+    assert torch.equal(label, moved_label)
+    for index, (down, right) in enumerate(shifts_of_steps(1, 1, batch=20, seed=0)[0]):
+        expected = torch.full((1, 10, 10), -1.0)
+        expected[:, 1 + down : 9 + down, 1 + right : 9 + right] = image[index]
+        torch.testing.assert_close(moved[index], expected[:, 1:9, 1:9], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_rate_warms_up_to_its_peak_decays_and_is_never_zero(schedule: Any) -> None:
+    recipe = RECIPE.model_copy(update={"schedule": schedule, "warmup_steps": 4})
+    rates = [lr_at(step, recipe=recipe, steps=20) for step in range(20)]
+    assert rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    assert rates[4] == 0.01
+    assert rates[12] == pytest.approx(0.005)  # half of the decay, in both shapes
+    assert all(a > b > 0 for a, b in pairwise(rates[4:]))
+
+
+def test_decay_touches_kernels_alone() -> None:
+    training = Training(training_of(3, model=FAMILIES["hybrid"]), CPU)
+    names = set(kernels_of(training.network))
+    parameters = dict(training.network.named_parameters())
+    others = {name.rsplit(".", 1)[-1] for name in parameters if name not in names}
+    assert {name.rsplit(".", 1)[-1] for name in names} == {"weight"}
+    assert all(parameters[name].ndim >= 2 for name in names)
+    assert {"cls_1D", "position_TD", "bias", "weight"} == others
+    assert all(parameters[name].ndim == 1 for name in parameters if name not in names and name.endswith("weight"))
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(beta1=0.8, beta2=0.95), SGD(momentum=0.7), SGD(momentum=0.0)])
+def test_updates_are_those_of_the_papers_formula(optimizer: AdamW | SGD) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    linear = network[0]
+    assert isinstance(linear, torch.nn.Linear)
+    recipe = RECIPE.model_copy(update={"optimizer": optimizer, "clip_norm": 0.5, "weight_decay": 0.3})
+    updates = Optimizer(network, recipe)
+    weight = linear.weight.detach().double().clone()
+    first, second = torch.zeros_like(weight), torch.zeros_like(weight)
+    bias = linear.bias.detach().clone()
+    for step in range(1, 5):
+        lr = 0.1 / step
+        grad = torch.randn(2, 3)
+        linear.weight.grad, linear.bias.grad = grad.clone(), torch.zeros(2)
+        updates.update(lr)
+        clipped = grad.double() * min(1.0, 0.5 / float(grad.double().norm()))
+        weight *= 1 - lr * 0.3
+        if isinstance(optimizer, AdamW):
+            first = 0.8 * first + 0.2 * clipped
+            second = 0.95 * second + 0.05 * clipped**2
+            weight -= lr * (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-8)
+        else:
+            first = optimizer.momentum * first + clipped
+            weight -= lr * first
+        torch.testing.assert_close(linear.weight.detach().double(), weight, atol=1e-5, rtol=1e-5)
+    assert torch.equal(linear.bias.detach(), bias)
+
+
+def test_losses_are_those_of_their_definition() -> None:
+    logits, label = torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([2])
+    target = torch.tensor([[0.1, 0.1, 0.8]])
+    smooth = RECIPE.model_copy(update={"label_smoothing": 0.3})
+    softmax = -(target * logits.log_softmax(-1)).sum()
+    assert float(loss_of(logits, label, smooth)) == pytest.approx(float(softmax))
+    sigmoid = -(target * logits.sigmoid().log() + (1 - target) * (-logits).sigmoid().log()).sum()
+    found = loss_of(logits, label, smooth.model_copy(update={"loss": "sigmoid"}))
+    assert float(found) == pytest.approx(float(sigmoid))
+
+
+def test_training_reads_no_value_of_the_device_between_logged_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(training_of(10, augmentation="shift", dropout=0.1), CPU)
+    training.update()
+
+    def refuse(tensor: torch.Tensor) -> None:
+        raise AssertionError("the host waits for the device")
+
+    for name in ("item", "__bool__", "__float__", "__int__", "tolist", "numpy", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    for _ in range(5):
+        training.update()

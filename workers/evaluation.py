@@ -1,0 +1,148 @@
+"""Classifies a split with a trained network, and loads such networks; always in float32, with sums in float64.
+
+B = images of a batch, C = channels, H, W = pixels, F = features, K = classes, N = images.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn import functional
+
+from studies.definitions import RUN, Evaluate, FewShot, ResNet, Train, key_of
+from studies.metrics import ACCURACY, LOSS
+from workers.checkpoints import load
+from workers.devices import Device
+from workers.images import Images, images_of, normalized
+from workers.models.build import blueprint
+from workers.models.network import Network
+from workers.supervision import CheckpointError, Finished, Place, Stopped, Supervisor, Value, Wish, Yielded
+
+BATCH = 256
+"""Images classified at a time. Fixed, since the shape of a batch can change bits."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, ready to classify, and where it comes from."""
+
+    network: Network
+    training: Train
+    mixed_numerics: bool
+
+
+def evaluate(run: Evaluate, place: Place, supervisor: Supervisor) -> Finished:
+    """Accuracy and loss on a split. The loss is that of a softmax over the logits, whatever loss the training had.
+
+    Raises CheckpointError when `place.upstream` is not the whole training that the run names, ValueError when the
+    network is not made for the run's images, DataError when these cannot be read, Stopped and Yielded as the
+    supervisor wishes.
+    """
+    place.device.use()
+    trained = load_trained(run, place)
+    if run.data.classes != trained.training.data.classes:
+        raise ValueError(
+            f"a network of {trained.training.data.classes} classes cannot be measured on {run.data.classes}"
+        )
+    images = images_of(run.data, run.image_size)
+    device = place.device
+    # Kept on the device to the end: the host waits once. An integer count is exact.
+    correct = torch.zeros((), dtype=torch.int64, device=device.torch)
+    loss_nats = torch.zeros((), dtype=torch.float64, device=device.torch)
+    for start, logits_BK in batched(trained.network, images, device, supervisor):
+        label_B = device.place(images.labels[start : start + len(logits_BK)])
+        correct += (logits_BK.argmax(dim=-1) == label_B).sum()
+        loss_nats += functional.cross_entropy(logits_BK.double(), label_B, reduction="sum")
+    rows = run.data.rows
+    return Finished(
+        (
+            value_of(run, ACCURACY, int(correct) / rows),
+            value_of(run, LOSS, float(loss_nats) / rows),
+        ),
+        mixed_numerics=trained.mixed_numerics,
+    )
+
+
+def load_trained(run: Evaluate | FewShot, place: Place) -> Trained:
+    """The network that a run stands on, from its checkpoint alone.
+
+    Raises CheckpointError when the checkpoint is not whole or of another training, ValueError when the network is not
+    made for images of the run's size and channels.
+    """
+    if place.upstream is None:
+        raise CheckpointError(f"no checkpoint was given of the training {run.upstream[:12]} that this run stands on")
+    tensors, facts = load(place.upstream)
+    training = _training(facts.training, place.upstream)
+    if not facts.run == key_of(training) == run.upstream:
+        raise CheckpointError(
+            f"{place.upstream} is of the training {facts.run[:12]}, and the run stands on {run.upstream[:12]}"
+        )
+    if facts.step != training.steps:
+        raise CheckpointError(f"{place.upstream} is at step {facts.step:,} of {training.steps:,}, so it is not trained")
+    if run.image_size != training.image_size and not isinstance(training.model, ResNet):
+        raise ValueError(
+            f"a transformer trained on images of {training.image_size} pixels cannot see {run.image_size}: its"
+            " position embeddings are not interpolated here yet"
+        )
+    if run.data.channels != training.data.channels:
+        raise ValueError(f"a network for {training.data.channels} channels cannot see images of {run.data.channels}")
+    network = blueprint(
+        training.model,
+        image_size=training.image_size,
+        channels=training.data.channels,
+        classes=training.data.classes,
+        dropout=0.0,  # it acts in training alone
+    )
+    network.to_empty(device=place.device.torch)
+    weights = {f"model.{name}": parameter for name, parameter in network.named_parameters()}
+    if {name: tensor.shape for name, tensor in weights.items()} != {name: t.shape for name, t in tensors.items()}:
+        raise CheckpointError(f"{place.upstream} holds tensors of other names or shapes than its model has")
+    with torch.no_grad():
+        for name, parameter in weights.items():
+            parameter.copy_(tensors[name])
+    return Trained(network.eval(), training, facts.mixed_numerics)
+
+
+def batched(
+    forward: Callable[[Tensor], Tensor], images: Images, device: Device, supervisor: Supervisor
+) -> Iterator[tuple[int, Tensor]]:
+    """The first row of each batch, and what `forward` makes of its images, padding removed.
+
+    Every batch has the same shape: the last is filled up with its last image. Raises Stopped and Yielded as the
+    supervisor wishes; an evaluation that yields begins anew, so it saves nothing.
+    """
+    rows = len(images.labels)
+    for start in range(0, rows, BATCH):
+        image_BCHW = device.place(images.pixels[start : start + BATCH])
+        real = len(image_BCHW)
+        if real < BATCH:
+            image_BCHW = torch.cat([image_BCHW, image_BCHW[-1:].expand(BATCH - real, -1, -1, -1)])
+        with torch.no_grad():
+            answer = forward(normalized(image_BCHW))[:real]
+        yield start, answer
+        wish = supervisor.reached(0)
+        if wish is Wish.STOP:
+            raise Stopped
+        if wish is Wish.YIELD and start + BATCH < rows:
+            raise Yielded
+
+
+def value_of(run: Evaluate | FewShot, metric: str, value: float) -> Value:
+    """A result on the data that the run classifies."""
+    return Value(metric, run.data.name, run.data.split, run.image_size, value if math.isfinite(value) else None)
+
+
+def _training(definition: str, folder: Path) -> Train:
+    try:
+        training = RUN.validate_json(definition)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{folder} holds a definition that this code cannot read: use the code that wrote it"
+        ) from error
+    if not isinstance(training, Train):
+        raise CheckpointError(f"{folder} is of no training")
+    return training

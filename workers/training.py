@@ -1,0 +1,231 @@
+"""Trains a network: from its initialization or a checkpoint to its final weights, the same bits however often it stops.
+
+S = steps of a chunk, B = batch, C = channels, H, W = pixels, K = classes. An update counts as a step once it is done:
+the run begins at step 0 and ends at step `run.steps`.
+"""
+
+import hashlib
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from studies.definitions import Train, canonical, key_of
+from studies.metrics import TRAIN_LOSS
+from workers.checkpoints import Facts, forget, load, save, step_folder
+from workers.devices import Device
+from workers.images import images_of, normalized
+from workers.models.build import build
+from workers.optimization import Optimizer, loss_of, lr_at
+from workers.order import rows_of_steps, shifts_of_steps
+from workers.supervision import (
+    CheckpointError,
+    Finished,
+    NotFinite,
+    OtherNumerics,
+    Place,
+    Stopped,
+    Supervisor,
+    Value,
+    Wish,
+    Yielded,
+)
+
+LOGGED_STEPS = 50
+"""Steps of a training at which its loss is measured, about."""
+_CHUNK_IMAGES = 16_384
+"""Places in the order of the data that are worked out at a time."""
+
+
+def train(run: Train, place: Place, supervisor: Supervisor) -> Finished:
+    """Train to the end, and leave the weights in the attempt's folder.
+
+    A resumed training gives the bits of an unbroken one, in one numerics class. No value of the device is read on the
+    host but at logged steps, which the definition alone decides, and for checkpoints. At the last step a wish to
+    yield is not granted: the run is over as soon as it could be saved.
+
+    Raises Yielded and Stopped as the supervisor wishes, NotFinite at the first logged step whose loss is no finite
+    number or when the last update broke the weights, CheckpointError and OtherNumerics when `place.resume` cannot be
+    gone on from, and DataError when the images are not those that the run names.
+    """
+    place.device.use()
+    training = Training(run, place.device)
+    if place.resume is not None:
+        training.resume(place)
+    forget(place.folder, keep=place.resume)
+    saved_at = time.monotonic()
+    while training.step < run.steps:
+        loss = training.update()
+        step = training.step
+        if _is_logged(step, run.steps):
+            _measure(run, supervisor, step, loss)
+        wish = supervisor.reached(step)
+        if wish is Wish.STOP:
+            raise Stopped
+        due = wish is Wish.YIELD or time.monotonic() - saved_at >= place.checkpoint_seconds
+        # A broken state is not worth a checkpoint. It goes on to the next logged step, where it fails: at the same step
+        # in every repeat, whenever checkpoints fell due.
+        if due and step < run.steps and training.is_finite():
+            _checkpoint(training, place, supervisor)
+            if wish is Wish.YIELD:
+                raise Yielded
+            saved_at = time.monotonic()
+    if not training.is_finite():
+        raise NotFinite(f"the weights after the last step, {run.steps:,}, are not finite")
+    final = place.folder / "final"
+    save(final, training.weights(), training.facts())
+    value = Value(TRAIN_LOSS, run.data.name, run.data.split, run.image_size, float(loss))
+    return Finished((value,), final, training.mixed_numerics)
+
+
+class Training:
+    """All that changes while a network is trained, and nothing that could be worked out again."""
+
+    def __init__(self, run: Train, device: Device) -> None:
+        recipe = run.recipe
+        self.run = run
+        self.device = device
+        self.step = 0
+        self.mixed_numerics = False
+        network = build(
+            run.model,
+            image_size=run.image_size,
+            channels=run.data.channels,
+            classes=run.data.classes,
+            dropout=recipe.dropout,
+            seed=run.seed,
+        )
+        self.network = network.to(device.torch).train()
+        self.optimizer = Optimizer(self.network, recipe)
+        self.batches = Batches(run, device)
+
+    def update(self) -> Tensor:
+        """Do one step; the loss before it stays on the device."""
+        run, recipe = self.run, self.run.recipe
+        if recipe.dropout:
+            torch.manual_seed(_dropout_seed(run.seed, self.step))
+        image_BCHW, label_B = self.batches.at(self.step)
+        with self.device.autocast(recipe.precision):
+            logits_BK = self.network(image_BCHW)
+        loss = loss_of(logits_BK, label_B, recipe)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.update(lr_at(self.step, recipe=recipe, steps=run.steps))
+        self.step += 1
+        return loss.detach()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network's parameters by name: no copies."""
+        return {f"model.{name}": parameter.detach() for name, parameter in self.network.named_parameters()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and optimizer: no copies. The order of the data, the rate and the dropout follow from the step."""
+        return self.weights() | {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state().items()}
+
+    def is_finite(self) -> bool:
+        """No number of the state is NaN or infinite."""
+        return bool(torch.stack([tensor.isfinite().all() for tensor in self.state().values()]).all())
+
+    def facts(self) -> Facts:
+        """What a checkpoint of this moment says about itself."""
+        return Facts(
+            run=key_of(self.run),
+            training=canonical(self.run),
+            step=self.step,
+            numerics=self.device.numerics,
+            mixed_numerics=self.mixed_numerics,
+        )
+
+    def resume(self, place: Place) -> None:
+        """Become what the checkpoint holds. Raises CheckpointError and OtherNumerics."""
+        assert place.resume is not None
+        tensors, facts = load(place.resume)
+        if facts.run != key_of(self.run):
+            raise CheckpointError(f"{place.resume} belongs to the run {facts.run[:12]}, not to {key_of(self.run)[:12]}")
+        if not 0 < facts.step < self.run.steps:
+            raise CheckpointError(f"{place.resume} is at step {facts.step:,}, and the run has {self.run.steps:,} steps")
+        state = self.state()
+        expected = {name: tensor.shape for name, tensor in state.items()}
+        if {name: tensor.shape for name, tensor in tensors.items()} != expected:
+            raise CheckpointError(f"{place.resume} holds tensors of other names or shapes than the run has")
+        other = facts.numerics != self.device.numerics
+        if other and not place.any_numerics:
+            raise OtherNumerics(
+                f"{place.resume} was computed on '{facts.numerics}', and this place is '{self.device.numerics}':"
+                " going on would change bits, so it is done only when asked for"
+            )
+        for name, tensor in state.items():
+            tensor.copy_(tensors[name])
+        self.step = facts.step
+        self.optimizer.set_step(facts.step)
+        self.mixed_numerics = facts.mixed_numerics or other
+
+
+class Batches:
+    """The batches of a run, gathered and normalized on the device that holds its images."""
+
+    def __init__(self, run: Train, device: Device) -> None:
+        images = images_of(run.data, run.image_size)
+        self.run = run
+        self.device = device
+        self.label_N = device.place(images.labels)
+        self.image_NCHW = device.place(images.pixels)
+        self.shifted_NC33HW: Tensor | None = None
+        if run.recipe.augmentation == "shift":
+            # Every shift of an image is a window of its padded self, so shifting a batch is one gather.
+            padded = torch.nn.functional.pad(self.image_NCHW, (1, 1, 1, 1))
+            self.shifted_NC33HW = padded.unfold(2, run.image_size, 1).unfold(3, run.image_size, 1)
+        self.chunk_steps = max(1, _CHUNK_IMAGES // run.recipe.batch)
+        self.chunk_first = -self.chunk_steps
+        self.row_SB: tuple[Tensor, ...] = ()
+        self.shift_SB2: tuple[Tensor, ...] = ()
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images as float32 in [-1, 1], (B, C, H, W), and labels, (B,), of the batch of a step."""
+        if not 0 <= step - self.chunk_first < len(self.row_SB):
+            self._work_out(step)
+        place = step - self.chunk_first
+        row_B = self.row_SB[place]
+        if self.shifted_NC33HW is None:
+            image_BCHW = self.image_NCHW[row_B]
+        else:
+            down_B, right_B = self.shift_SB2[place].unbind(-1)
+            # A window that begins one pixel further up shows the image one pixel further down.
+            image_BCHW = self.shifted_NC33HW[row_B, :, 1 - down_B, 1 - right_B]
+        return normalized(image_BCHW), self.label_N[row_B]
+
+    def _work_out(self, first: int) -> None:
+        run = self.run
+        steps = min(self.chunk_steps, run.steps - first)
+        batch, seed = run.recipe.batch, run.seed
+        self.chunk_first = first
+        row_SB = rows_of_steps(first, steps, batch=batch, rows=run.data.rows, seed=seed)
+        self.row_SB = self.device.place(torch.from_numpy(row_SB)).unbind(0)
+        if self.shifted_NC33HW is not None:
+            shift_SB2 = shifts_of_steps(first, steps, batch=batch, seed=seed)
+            self.shift_SB2 = self.device.place(torch.from_numpy(shift_SB2)).unbind(0)
+
+
+def _is_logged(step: int, steps: int) -> bool:
+    return step == steps or step % math.ceil(steps / LOGGED_STEPS) == 0
+
+
+def _measure(run: Train, supervisor: Supervisor, step: int, loss: Tensor) -> None:
+    """Raise NotFinite for a loss that is no finite number, once it is measured."""
+    loss_nats = float(loss)
+    supervisor.measure(step, {TRAIN_LOSS: loss_nats, "lr": lr_at(step - 1, recipe=run.recipe, steps=run.steps)})
+    if not math.isfinite(loss_nats):
+        raise NotFinite(f"the training loss at step {step:,} of {run.steps:,} is {loss_nats}")
+
+
+def _checkpoint(training: Training, place: Place, supervisor: Supervisor) -> None:
+    """Save, make it current, and only then delete what was current before."""
+    folder = step_folder(place.folder, training.step)
+    save(folder, training.state(), training.facts())
+    supervisor.checkpointed(folder, training.step)
+    forget(place.folder, keep=folder)
+
+
+def _dropout_seed(seed: int, step: int) -> int:
+    """63 bits: torch's generators differ in how they take larger or negative seeds."""
+    return int.from_bytes(hashlib.sha256(f"dropout/{seed}/{step}".encode()).digest()[:8], "little") >> 1
