@@ -412,6 +412,7 @@ def _work(
     if name:
         screen.say(f"look at it with: vitscale frontier {name}")
     if failed:
+        screen.say(f"once the cause is gone, try again with: {again} --failed")
         raise typer.Exit(5)
 
 

@@ -1,10 +1,12 @@
 """A worker: one process that takes run after run from the store. It is a Ray actor, kept warm across runs."""
 
 import logging
+import shutil
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ from orchestrator.attempt import COMMIT_SECONDS, Attempt
 from orchestrator.outcomes import one_line, outcome_of
 from orchestrator.settings import Settings
 from studies.definitions import RUN, Evaluate, FewShot, Train
-from workers.supervision import Finished, LeaseLost, Place, Stopped, Supervisor, Wish, Yielded
+from workers.supervision import CheckpointError, Finished, LeaseLost, Place, Stopped, Supervisor, Wish, Yielded
 
 if TYPE_CHECKING:
     pass
@@ -108,8 +110,7 @@ class Worker:
             self.attempt = attempt
             attempt.ask(self.wish)
             try:
-                finished = self.perform(RUN.validate_json(claim.definition), self._place(claim), attempt)
-                ended = self._commit(store, attempt, finished)
+                ended = self._commit(store, attempt, self._perform(claim, attempt))
             except Yielded:
                 ended = self._release(store, attempt)
             except Stopped:
@@ -124,6 +125,17 @@ class Worker:
             finally:
                 self.attempt = None
             log.info("run %s: %s", claim.key[:12], ended)
+
+    def _perform(self, claim: ledger.Claim, attempt: Attempt) -> Finished:
+        run, place = RUN.validate_json(claim.definition), self._place(claim)
+        try:
+            return self.perform(run, place, attempt)
+        except CheckpointError as error:
+            if place.resume is None:
+                raise
+            # The same bits come out from the first step; to stop here would lose the run for a broken file.
+            log.warning("%s: the run begins anew", error)
+            return self.perform(run, replace(place, resume=None), attempt)
 
     def _place(self, claim: ledger.Claim) -> Place:
         root = self.settings.checkpoints
@@ -149,7 +161,11 @@ class Worker:
                 measurements=attempt.unsent(),
             )
 
-        return "done" if retrying(store, commit, seconds=COMMIT_SECONDS) else "refused: the run was taken by another"
+        if not retrying(store, commit, seconds=COMMIT_SECONDS):
+            return "refused: the run was taken by another"
+        if finished.checkpoint is not None:
+            _forget_all_but(finished.checkpoint)
+        return "done"
 
     def _release(self, store: Store, attempt: Attempt) -> str:
         """Give the run back. The ledger knows whether it was cancelled or shall go on elsewhere."""
@@ -198,6 +214,14 @@ class Worker:
         finally:
             log.removeHandler(handler)
             handler.close()
+
+
+def _forget_all_but(final: Path) -> None:
+    """Delete the checkpoints of a finished run that nobody will go on from: of this attempt and of those before it."""
+    own = final.parent
+    for folder in [*own.iterdir(), *(attempt for attempt in own.parent.iterdir() if attempt != own)]:
+        if folder != final:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def log_path(logs: Path, key: str, fence: int) -> Path:

@@ -136,7 +136,7 @@ def test_a_wrong_upstream_is_refused(upstream: Path, tmp_path: Path) -> None:
     other = SMALL.model_copy(update={"seed": 7})
     changes: dict[str, tuple[dict[str, object], str]] = {
         "renamed": ({"training": other.model_dump_json()}, "and the run stands on"),
-        "early": ({"step": 3}, "is at step 3 of 200"),
+        "early": ({"step": 3}, "is at step 3 of"),
         "unreadable": ({"training": "{}"}, "a definition that this code cannot read"),
     }
     for name, (change, message) in changes.items():
