@@ -1,0 +1,671 @@
+"""The life of a run: claimed, renewed, and ended by exactly one attempt. Nothing here is lost or done twice.
+
+Each function takes the connection and the caller owns the transaction. Each may be executed again after a lost
+acknowledgement: the second time it changes nothing and answers as the first, except `claim`, whose first run then goes
+to somebody else when its lease is over.
+"""
+
+import functools
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+from sqlalchemy import Connection, Double, bindparam, case, exists, func, insert, literal, or_, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from db import dependents, points
+from db.dialect import AnyRow, insert_new, now_seconds
+from db.tables import (
+    AttemptRow,
+    MeasurementRow,
+    Outcome,
+    ResultRow,
+    RunRow,
+    State,
+    StudyRunRow,
+    Wanted,
+    table_of,
+)
+
+FINAL_AT_ONCE = (Outcome.USER_ERROR, Outcome.NOT_FINITE)
+"""A repeat would fail in the same way."""
+DEATHS_WITHOUT_PROGRESS = 5
+"""As many deaths in a row at one checkpoint step are final: something in the run kills its process."""
+
+Measurement = tuple[int, str, float | None]
+"""step, metric, value; a value that is no finite number is kept as NULL."""
+
+
+class ResultValue(Protocol):
+    """What an attempt hands in as a final value."""
+
+    @property
+    def metric(self) -> str:
+        """As `studies.metrics` names it."""
+
+    @property
+    def dataset(self) -> str:
+        """What was classified."""
+
+    @property
+    def split(self) -> str:
+        """Of that data set."""
+
+    @property
+    def image_size(self) -> int:
+        """In pixels."""
+
+    @property
+    def value(self) -> float | None:
+        """None or not finite: both are kept as NULL."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run and the right to work on it, for as long as its lease is renewed."""
+
+    run_id: int
+    key: str
+    definition: str
+    fence: int
+    checkpoint: str | None
+    """To go on from."""
+    checkpoint_step: int
+    upstream_checkpoint: str | None
+    """The trained model that the run stands on."""
+    any_numerics: bool
+    model: str
+    steps: int
+
+
+class LiveAttempt(NamedTuple):
+    """An attempt that should be at work."""
+
+    run_id: int
+    fence: int
+    owner: str
+    host: str
+    pid: int
+    process_started: float | None
+    is_over: bool
+    """Its lease is over by the database's clock."""
+
+
+# ------------------------------------------------------------------------------------------------------ while it runs
+
+
+def claim(
+    connection: Connection,
+    *,
+    owner: str,
+    host: str,
+    pid: int,
+    process_started: float | None,
+    lease_seconds: float,
+    cpus: int,
+    gpus: int,
+    study_id: int | None = None,
+    device: str,
+) -> Claim | None:
+    """Take the ready run of the lowest priority number, then the lowest id; None when there is none for this place.
+
+    cpus: what the place has; runs that ask for fewer fit too. gpus must be as many as the run asks for.
+    study_id: only runs that this study wants.
+    """
+    place = {"new_owner": owner, "lease_seconds": lease_seconds, "place_cpus": cpus, "place_gpus": gpus}
+    of_study = {} if study_id is None else {"study_id": study_id}
+    run = connection.execute(_claim_statement(study_id is not None), {**place, **of_study}).one_or_none()
+    if run is None:
+        return None
+    connection.execute(
+        insert(AttemptRow).values(
+            run_id=run.id,
+            fence=run.fence,
+            owner=owner,
+            host=host,
+            pid=pid,
+            process_started=process_started,
+            device=device,
+            started_at=now_seconds(),
+            first_step=run.checkpoint_step,
+        )
+    )
+    upstream = None
+    if run.upstream_id is not None:
+        upstream = connection.execute(select(RunRow.checkpoint).where(RunRow.id == run.upstream_id)).scalar_one()
+    return Claim(
+        run_id=run.id,
+        key=run.key,
+        definition=run.definition,
+        fence=run.fence,
+        checkpoint=run.checkpoint,
+        checkpoint_step=run.checkpoint_step,
+        upstream_checkpoint=upstream,
+        any_numerics=run.any_numerics,
+        model=run.model,
+        steps=run.steps,
+    )
+
+
+@functools.cache
+def _claim_statement(of_a_study: bool) -> ReturningUpdate[Any]:
+    """Made once: it takes longer to put together than to execute."""
+    # The state is part of the SQL text and no parameter, or neither database would use the partial index.
+    ready = table_of(RunRow).alias("ready").c
+    best = select(ready.id).where(
+        ready.state == literal(State.READY.value, literal_execute=True),
+        ready.cpus <= bindparam("place_cpus"),
+        ready.gpus == bindparam("place_gpus"),
+    )
+    if of_a_study:
+        linked = (StudyRunRow.run_id == ready.id) & (StudyRunRow.study_id == bindparam("study_id"))
+        best = best.where(exists().where(linked))
+    best = best.order_by(ready.priority, ready.id).limit(1).with_for_update(skip_locked=True)
+    run = table_of(RunRow)
+    return (
+        update(run)
+        .where(run.c.id == best.scalar_subquery())
+        .values(
+            state=State.RUNNING,
+            owner=bindparam("new_owner"),
+            lease_until=now_seconds() + bindparam("lease_seconds", type_=Double()),
+            fence=run.c.fence + 1,
+            wanted=None,
+            step=run.c.checkpoint_step,
+            started_at=func.coalesce(run.c.started_at, now_seconds()),
+        )
+        .returning(
+            run.c.id,
+            run.c.key,
+            run.c.definition,
+            run.c.fence,
+            run.c.checkpoint,
+            run.c.checkpoint_step,
+            run.c.upstream_id,
+            run.c.any_numerics,
+            run.c.model,
+            run.c.steps,
+        )
+    )
+
+
+def started(
+    connection: Connection, *, run_id: int, fence: int, numerics: str | None, log: str | None, first_step: int
+) -> bool:
+    """Note what an attempt starts with. The numerics class of step 0 becomes the run's. False when the run is lost.
+
+    numerics: None where the class is not known.
+    """
+    run_numerics = func.coalesce(RunRow.numerics, numerics) if first_step else numerics
+    if not _hold(connection, run_id, fence, numerics=run_numerics if numerics else RunRow.numerics, step=first_step):
+        return _refuse(connection, run_id, fence)
+    connection.execute(
+        update(AttemptRow)
+        .where(AttemptRow.run_id == run_id, AttemptRow.fence == fence)
+        .values(numerics=numerics, log=func.coalesce(log, AttemptRow.log), first_step=first_step)
+    )
+    return True
+
+
+def renew(
+    connection: Connection,
+    *,
+    run_id: int,
+    fence: int,
+    lease_seconds: float,
+    step: int,
+    measurements: Sequence[Measurement] = (),
+) -> Literal["continue", "yield", "stop", "lost"]:
+    """Prolong the lease, say how far the run is, and hear what is wanted of it.
+
+    A lease that is over is prolonged too, if nobody has taken the run. `lost`: it belongs to somebody else by now,
+    nothing was stored, and the attempt's row says so.
+    """
+    held = connection.execute(
+        update(RunRow)
+        .where(RunRow.id == run_id, RunRow.fence == fence, RunRow.state == State.RUNNING)
+        .values(lease_until=now_seconds() + lease_seconds, step=case((RunRow.step < step, step), else_=RunRow.step))
+        .returning(RunRow.wanted)
+    ).one_or_none()
+    if held is None:
+        _refuse(connection, run_id, fence)
+        return "lost"
+    _measure(connection, run_id, measurements)
+    if held.wanted == Wanted.STOP:
+        return "stop"
+    return "yield" if held.wanted == Wanted.YIELD else "continue"
+
+
+def record_checkpoint(
+    connection: Connection, *, run_id: int, fence: int, checkpoint: str, step: int, numerics: str | None
+) -> bool:
+    """Make a complete checkpoint the run's current one. False when the run is lost: the old one stays."""
+    held = _hold(
+        connection,
+        run_id,
+        fence,
+        checkpoint=checkpoint,
+        checkpoint_step=step,
+        step=case((RunRow.step < step, step), else_=RunRow.step),
+        numerics=func.coalesce(RunRow.numerics, numerics),
+    )
+    return held or _refuse(connection, run_id, fence)
+
+
+# --------------------------------------------------------------------------------------------------------- how it ends
+
+
+def commit(
+    connection: Connection,
+    *,
+    run_id: int,
+    fence: int,
+    values: Sequence[ResultValue],
+    checkpoint: str | None,
+    step: int,
+    mixed_numerics: bool = False,
+    measurements: Sequence[Measurement] = (),
+) -> bool:
+    """Store the results of a run, which is done with that; make ready what waited for it; move its points.
+
+    A lease that is over does no harm as long as nobody took the run. False: somebody did, and nothing was stored.
+    """
+    run = connection.execute(
+        update(RunRow)
+        .where(RunRow.id == run_id, RunRow.fence == fence, RunRow.state == State.RUNNING)
+        .values(
+            state=State.DONE,
+            step=step,
+            checkpoint=func.coalesce(checkpoint, RunRow.checkpoint),
+            mixed_numerics=or_(RunRow.mixed_numerics, literal(mixed_numerics)),
+            finished_at=now_seconds(),
+            cause=None,
+            **_worked(run_id, fence),
+        )
+        .returning(RunRow.kind, RunRow.configuration)
+    ).one_or_none()
+    if run is None:
+        return _outcome(connection, run_id, fence) == Outcome.DONE or _refuse(connection, run_id, fence)
+    results = [
+        {
+            "run_id": run_id,
+            "metric": value.metric,
+            "dataset": value.dataset,
+            "split": value.split,
+            "image_size": value.image_size,
+            "value": _finite(value.value),
+        }
+        for value in values
+    ]
+    if results:
+        connection.execute(insert(ResultRow), results)
+    _measure(connection, run_id, measurements)
+    _end_attempt(connection, run_id, fence, outcome=Outcome.DONE, step=step)
+    dependents.unlock(connection, run_id)
+    if run.kind != "train":
+        wanted_by = select(StudyRunRow.study_id).where(StudyRunRow.run_id == run_id).order_by(StudyRunRow.study_id)
+        for study_id in connection.execute(wanted_by).scalars().all():
+            points.refresh(connection, study_id, run.configuration)
+    return True
+
+
+def fail(
+    connection: Connection,
+    *,
+    run_id: int,
+    fence: int,
+    outcome: Outcome | str,
+    error: str,
+    traceback: str | None,
+    step: int,
+    measurements: Sequence[Measurement] = (),
+    failure_budget: int = 2,
+) -> Literal["ready", "failed", "cancelled", "lost"]:
+    """End an attempt that made an error; the answer is the run's state after it.
+
+    The run is failed, and what depends on it blocked, when the outcome is final by nature, when there were more
+    failures than the budget, or when the last attempt that failed had the same error at the same step.
+    """
+    outcome = Outcome(outcome)
+    run = _held(connection, run_id, fence)
+    if run is None:
+        return _state_after(connection, run_id, fence, outcome)
+    _measure(connection, run_id, measurements)
+    before = connection.execute(
+        select(AttemptRow.error, AttemptRow.last_step)
+        .where(
+            AttemptRow.run_id == run_id,
+            AttemptRow.fence < fence,
+            AttemptRow.fence > run.forgiven,
+            AttemptRow.error.is_not(None),
+        )
+        .order_by(AttemptRow.fence.desc())
+        .limit(1)
+    ).one_or_none()
+    again = before is not None and (before.error, before.last_step) == (error, step)
+    _end_attempt(connection, run_id, fence, outcome=outcome, step=step, error=error, traceback=traceback)
+    what = f"{outcome} at step {step}: {_one_line(error)}"
+    if outcome in FINAL_AT_ONCE:
+        return _give_up(connection, run_id, fence, what)
+    if again:
+        return _give_up(connection, run_id, fence, f"{what} (twice the same)")
+    if run.failures + 1 > failure_budget:
+        return _give_up(connection, run_id, fence, f"{what} (failure {run.failures + 1} of {failure_budget} allowed)")
+    return _put_back(connection, run, fence, failures=RunRow.failures + 1)
+
+
+def release(
+    connection: Connection, *, run_id: int, fence: int, outcome: Outcome | str = Outcome.PREEMPTED, step: int
+) -> Literal["ready", "cancelled", "lost"]:
+    """End an attempt that gave its place up and made no error: the run is ready, or cancelled if that was wanted."""
+    run = _held(connection, run_id, fence)
+    if run is None:
+        after = _state_after(connection, run_id, fence, Outcome(outcome))
+        return "cancelled" if after == "cancelled" else "lost" if after == "lost" else "ready"
+    stopped = run.wanted == Wanted.STOP
+    _end_attempt(connection, run_id, fence, outcome=Outcome.CANCELLED if stopped else Outcome(outcome), step=step)
+    return _put_back(connection, run, fence, preemptions=RunRow.preemptions + 1)
+
+
+def declare_dead(
+    connection: Connection, *, run_id: int, fence: int, reason: str
+) -> Literal["ready", "failed", "cancelled", "lost"]:
+    """Who can know says that the attempt's process is gone. The run is ready again, at no cost to its budget.
+
+    But the fifth death in a row without a new checkpoint is final. The answer is the run's state after it.
+    """
+    run = _held(connection, run_id, fence)
+    if run is None:
+        return _state_after(connection, run_id, fence, Outcome.DIED)
+    _end_attempt(connection, run_id, fence, outcome=Outcome.DIED, step=run.step, reason=reason)
+    deaths = _deaths_without_progress(connection, run, fence)
+    if deaths >= DEATHS_WITHOUT_PROGRESS and run.wanted != Wanted.STOP:
+        what = f"died {deaths} times at step {run.checkpoint_step} without a trace; likely killed for memory"
+        return _give_up(connection, run_id, fence, what)
+    return _put_back(connection, run, fence)
+
+
+def reap(connection: Connection) -> list[tuple[str, int]]:
+    """Declare dead every attempt whose lease is over by the database's clock. Returns their runs' keys and fences."""
+    over = connection.execute(
+        select(RunRow.id, RunRow.key, RunRow.fence)
+        .where(RunRow.state == literal(State.RUNNING.value, literal_execute=True), RunRow.lease_until < now_seconds())
+        .order_by(RunRow.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for run in over:
+        declare_dead(connection, run_id=run.id, fence=run.fence, reason="its lease ran out")
+    return [(run.key, run.fence) for run in over]
+
+
+def live_attempts(connection: Connection) -> list[LiveAttempt]:
+    """The attempts that should be at work: one whose process is gone is dead. Only reads."""
+    rows = connection.execute(
+        select(
+            AttemptRow.run_id,
+            AttemptRow.fence,
+            AttemptRow.owner,
+            AttemptRow.host,
+            AttemptRow.pid,
+            AttemptRow.process_started,
+            (RunRow.lease_until < now_seconds()).label("is_over"),
+        )
+        .join(RunRow, (RunRow.id == AttemptRow.run_id) & (RunRow.fence == AttemptRow.fence))
+        .where(RunRow.state == literal(State.RUNNING.value, literal_execute=True))
+        .order_by(AttemptRow.run_id)
+    )
+    return [LiveAttempt(*row) for row in rows]
+
+
+# ---------------------------------------------------------------------------------------------------- what people want
+
+
+def cancel(
+    connection: Connection, *, study_id: int | None = None, run_ids: Collection[int] | None = None
+) -> dict[str, int]:
+    """Cancel the runs of a study, or these runs, that are not over. Those of a study that another wants too stay.
+
+    Returns how many were `cancelled` at once and how many are `stopping`: those run, and hear of it with their next
+    renewal. What depends on a cancelled run and was not itself cancelled is blocked.
+    """
+    idle = (State.READY, State.WAITING, State.BLOCKED)
+    rows = _wanted_runs(connection, study_id, run_ids, (*idle, State.RUNNING), shared=False)
+    at_once = [row.id for row in rows if row.state != State.RUNNING]
+    running = [row.id for row in rows if row.state == State.RUNNING]
+    for chunk in dependents.chunks(at_once):
+        connection.execute(update(RunRow).where(RunRow.id.in_(chunk)).values(state=State.CANCELLED, cause=None))
+    for chunk in dependents.chunks(running):
+        connection.execute(update(RunRow).where(RunRow.id.in_(chunk)).values(wanted=Wanted.STOP))
+    for row in rows:
+        if row.state != State.RUNNING and row.kind == "train":
+            dependents.block(connection, row.id, what="was cancelled")
+    return {"cancelled": len(at_once), "stopping": len(running)}
+
+
+def requeue(connection: Connection, *, study_id: int | None = None, failed: bool = False) -> int:
+    """Bring back the cancelled runs of a study or of the store, and with `failed` the failed ones with a new budget.
+
+    Blocked runs whose upstream is no longer failed or cancelled come back too. Returns how many runs were brought back.
+    """
+    states = (State.CANCELLED, State.BLOCKED, *((State.FAILED,) if failed else ()))
+    rows = _wanted_runs(connection, study_id, None, states, shared=True)
+    again = {row.id for row in rows}
+    for chunk in dependents.chunks([row.id for row in rows if row.state != State.BLOCKED]):
+        connection.execute(
+            update(RunRow)
+            .where(RunRow.id.in_(chunk))
+            .values(failures=0, forgiven=RunRow.fence, cause=None, wanted=None, finished_at=None)
+        )
+    dependents.settle(connection, again)
+    _unstop(connection, study_id)
+    now = _states(connection, again)
+    return sum(now[row.id] in (State.READY, State.WAITING) for row in rows)
+
+
+def ask_to_yield(connection: Connection, *, study_id: int | None = None) -> int:
+    """Ask the running attempts of a study, or all, to save a checkpoint and give their place up. Returns how many."""
+    rows = _wanted_runs(connection, study_id, None, (State.RUNNING,), shared=True)
+    for chunk in dependents.chunks([row.id for row in rows]):
+        connection.execute(
+            update(RunRow).where(RunRow.id.in_(chunk), RunRow.wanted.is_(None)).values(wanted=Wanted.YIELD)
+        )
+    return len(rows)
+
+
+# -------------------------------------------------------------------------------------------------------------- inside
+
+
+def _hold(connection: Connection, run_id: int, fence: int, **values: Any) -> bool:
+    """Change a run that is still the attempt's own. False, and nothing changed, when it is not."""
+    changed = connection.execute(
+        update(RunRow).where(RunRow.id == run_id, RunRow.fence == fence, RunRow.state == State.RUNNING).values(**values)
+    )
+    return changed.rowcount == 1
+
+
+def _held(connection: Connection, run_id: int, fence: int) -> AnyRow | None:
+    """The run, locked, if it is still the attempt's own."""
+    return connection.execute(
+        select(RunRow.id, RunRow.failures, RunRow.forgiven, RunRow.wanted, RunRow.step, RunRow.checkpoint_step)
+        .where(RunRow.id == run_id, RunRow.fence == fence, RunRow.state == State.RUNNING)
+        .with_for_update()
+    ).one_or_none()
+
+
+def _outcome(connection: Connection, run_id: int, fence: int) -> str | None:
+    return connection.execute(
+        select(AttemptRow.outcome).where(AttemptRow.run_id == run_id, AttemptRow.fence == fence)
+    ).scalar()
+
+
+def _refuse(connection: Connection, run_id: int, fence: int) -> Literal[False]:
+    """Record on an attempt that a write of it came too late, unless it had ended by itself."""
+    ended_by_others = or_(AttemptRow.outcome.is_(None), AttemptRow.outcome.in_([Outcome.DIED, Outcome.LOST]))
+    connection.execute(
+        update(AttemptRow)
+        .where(AttemptRow.run_id == run_id, AttemptRow.fence == fence, ended_by_others)
+        .values(
+            refused_at=func.coalesce(AttemptRow.refused_at, now_seconds()),
+            outcome=Outcome.LOST,
+            ended_at=func.coalesce(AttemptRow.ended_at, now_seconds()),
+        )
+    )
+    return False
+
+
+def _state_after(
+    connection: Connection, run_id: int, fence: int, outcome: Outcome
+) -> Literal["ready", "failed", "cancelled", "lost"]:
+    """The answer to an ending that finds the run gone: the same as before if it is a repeat, else `lost`."""
+    found = _outcome(connection, run_id, fence)
+    if found == Outcome.CANCELLED:
+        return "cancelled"
+    if found == outcome:
+        run = connection.execute(select(RunRow.state, RunRow.fence).where(RunRow.id == run_id)).one()
+        if run.fence == fence and run.state in (State.FAILED, State.CANCELLED):
+            return "failed" if run.state == State.FAILED else "cancelled"
+        return "ready"
+    if outcome != Outcome.DIED:  # hearsay about an attempt is no write of it
+        _refuse(connection, run_id, fence)
+    return "lost"
+
+
+def _worked(run_id: int, fence: int) -> dict[str, Any]:
+    """The columns of a run that the end of any attempt changes."""
+    since = (
+        select(AttemptRow.started_at).where(AttemptRow.run_id == run_id, AttemptRow.fence == fence).scalar_subquery()
+    )
+    return {
+        "seconds": func.coalesce(RunRow.seconds, 0.0) + (now_seconds() - since),
+        "owner": None,
+        "lease_until": None,
+        "wanted": None,
+    }
+
+
+def _end_attempt(
+    connection: Connection,
+    run_id: int,
+    fence: int,
+    *,
+    outcome: Outcome,
+    step: int,
+    error: str | None = None,
+    traceback: str | None = None,
+    reason: str | None = None,
+) -> None:
+    """reason: why it is taken for dead; kept where a traceback would be, as it is no error that the run repeats."""
+    connection.execute(
+        update(AttemptRow)
+        .where(AttemptRow.run_id == run_id, AttemptRow.fence == fence)
+        .values(outcome=outcome, ended_at=now_seconds(), last_step=step, error=error, traceback=traceback or reason)
+    )
+
+
+def _put_back(connection: Connection, run: AnyRow, fence: int, **counted: Any) -> Literal["ready", "cancelled"]:
+    """After an attempt that was not the last: ready, to go on from the checkpoint, or cancelled if that was wanted."""
+    stopped = run.wanted == Wanted.STOP
+    _hold(
+        connection,
+        run.id,
+        fence,
+        state=State.CANCELLED if stopped else State.READY,
+        step=RunRow.checkpoint_step,
+        **_worked(run.id, fence),
+        **counted,
+    )
+    if stopped:
+        dependents.block(connection, run.id, what="was cancelled")
+    return "cancelled" if stopped else "ready"
+
+
+def _give_up(connection: Connection, run_id: int, fence: int, cause: str) -> Literal["failed"]:
+    _hold(
+        connection,
+        run_id,
+        fence,
+        state=State.FAILED,
+        cause=cause,
+        failures=RunRow.failures + 1,
+        finished_at=now_seconds(),
+        **_worked(run_id, fence),
+    )
+    dependents.block(connection, run_id, what=f"failed: {cause}")
+    return "failed"
+
+
+def _deaths_without_progress(connection: Connection, run: AnyRow, fence: int) -> int:
+    """How many attempts in a row, the last included, died with the run at its present checkpoint step."""
+    attempts = connection.execute(
+        select(AttemptRow.outcome, AttemptRow.first_step)
+        .where(AttemptRow.run_id == run.id, AttemptRow.fence <= fence, AttemptRow.fence > run.forgiven)
+        .order_by(AttemptRow.fence.desc())
+        .limit(DEATHS_WITHOUT_PROGRESS)
+    ).all()
+    deaths = 0
+    for attempt in attempts:
+        if attempt.outcome != Outcome.DIED:
+            break
+        deaths += 1
+        if attempt.first_step != run.checkpoint_step:
+            break  # this one got that far: the death before it was at an earlier step
+    return deaths
+
+
+def _measure(connection: Connection, run_id: int, measurements: Sequence[Measurement]) -> None:
+    rows = [
+        {"run_id": run_id, "metric": metric, "step": step, "value": _finite(value)}
+        for step, metric, value in measurements
+    ]
+    insert_new(connection, table_of(MeasurementRow), rows)
+
+
+def _wanted_runs(
+    connection: Connection,
+    study_id: int | None,
+    run_ids: Collection[int] | None,
+    states: Sequence[State],
+    *,
+    shared: bool,
+) -> Sequence[AnyRow]:
+    """The runs in these states of a study, of a list, or of the store; locked, in the order of their ids.
+
+    shared: also those of the study that another study wants.
+    """
+    query = select(RunRow.id, RunRow.state, RunRow.kind).where(RunRow.state.in_(states))
+    if study_id is not None:
+        query = query.where(exists().where(StudyRunRow.run_id == RunRow.id, StudyRunRow.study_id == study_id))
+        if not shared:
+            query = query.where(~exists().where(StudyRunRow.run_id == RunRow.id, StudyRunRow.study_id != study_id))
+    query = query.order_by(RunRow.id).with_for_update()
+    if run_ids is None:
+        return connection.execute(query).all()
+    found: list[AnyRow] = []
+    for chunk in dependents.chunks(run_ids):
+        found += connection.execute(query.where(RunRow.id.in_(chunk))).all()
+    return found
+
+
+def _unstop(connection: Connection, study_id: int | None) -> None:
+    """A run that was asked to stop and has not heard it yet goes on."""
+    rows = _wanted_runs(connection, study_id, None, (State.RUNNING,), shared=True)
+    for chunk in dependents.chunks([row.id for row in rows]):
+        connection.execute(update(RunRow).where(RunRow.id.in_(chunk), RunRow.wanted == Wanted.STOP).values(wanted=None))
+
+
+def _states(connection: Connection, run_ids: Collection[int]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for chunk in dependents.chunks(run_ids):
+        rows = connection.execute(select(RunRow.id, RunRow.state).where(RunRow.id.in_(chunk)))
+        found.update({row.id: row.state for row in rows})
+    return found
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _one_line(error: str) -> str:
+    lines = error.strip().splitlines()
+    return lines[0].strip()[:300] if lines else "no message"

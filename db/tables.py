@@ -1,0 +1,292 @@
+"""The tables of the store, their states explained where they are defined. Views are in `db/views.py`.
+
+All times are seconds since the epoch by the database's clock. A NULL value of a measurement or result means that it was
+not a finite number.
+"""
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, Double, ForeignKey, Index, String, Table, Text, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA = "0001"
+"""The newest migration. A store that names a higher one belongs to a newer version of this program."""
+VERSION_TABLE = "vitscale_version"
+"""Ours alone: Optuna keeps its own `alembic_version` in the same database."""
+
+
+class State(StrEnum):
+    """Where a run is."""
+
+    WAITING = "waiting"
+    """The run that it depends on is not done."""
+    READY = "ready"
+    """Anyone with the place for it may claim it."""
+    RUNNING = "running"
+    """Claimed: the attempt with the run's fence works on it for as long as the lease lasts."""
+    DONE = "done"
+    """Its results are in the store. The one state that nothing leaves."""
+    FAILED = "failed"
+    """Out of budget, or certain to fail again; `cause` says why."""
+    BLOCKED = "blocked"
+    """What it depends on failed, is blocked itself, or was cancelled; `cause` names it."""
+    CANCELLED = "cancelled"
+    """Nobody wants it. Submitting or requeueing brings it back."""
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    DONE = "done"
+    USER_ERROR = "user_error"
+    """What was asked for cannot work: final at once."""
+    OUT_OF_MEMORY = "out_of_memory"
+    NOT_FINITE = "not_finite"
+    """The loss is no finite number, and would be none again: final at once."""
+    DATA_ERROR = "data_error"
+    PREEMPTED = "preempted"
+    """It gave its place up and made no mistake: costs nothing of the budget."""
+    DIED = "died"
+    """The process vanished, or was not heard of until its lease was over."""
+    UNKNOWN = "unknown"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """Given up for dead, it turned out to live: a later write of it was refused."""
+
+
+class Wanted(StrEnum):
+    """What a live attempt is asked to do, told to it with its next renewal."""
+
+    YIELD = "yield"
+    """Save a checkpoint and give the place up; the run is ready again."""
+    STOP = "stop"
+    """Give up at once; the run is cancelled."""
+
+
+class Base(DeclarativeBase):
+    """All tables of the store."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {float: Double(), str: Text()}
+
+
+class StudyRow(Base):
+    """A study as it was last submitted."""
+
+    __tablename__ = "study"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    title: Mapped[str]
+    source: Mapped[str]
+    shows: Mapped[str]
+    text: Mapped[str]
+    """The YAML, so that a store explains itself without the file."""
+    file: Mapped[str]
+    submitted_at: Mapped[float]
+
+
+class RunRow(Base):
+    """One deterministic piece of work, once for all studies that want it."""
+
+    __tablename__ = "run"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), unique=True)
+    kind: Mapped[str]
+    configuration: Mapped[str] = mapped_column(String(64), index=True)
+    definition: Mapped[str]
+    """Canonical JSON: everything that decides the numbers."""
+    model: Mapped[str]
+    family: Mapped[str]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    dataset: Mapped[str]
+    """With `split` and `image_size`: what an evaluation classifies, what a training trains on."""
+    split: Mapped[str]
+    image_size: Mapped[int]
+    data_rows: Mapped[int] = mapped_column(BigInteger)
+    """Images in the training subset, for evaluations too."""
+    epochs: Mapped[float]
+    steps: Mapped[int] = mapped_column(BigInteger)
+    """Optimizer updates; 0 for an evaluation."""
+    upstream_id: Mapped[int | None] = mapped_column(ForeignKey("run.id"), index=True)
+    parameters: Mapped[int] = mapped_column(BigInteger)
+    flops: Mapped[float]
+    """Of this run itself."""
+    train_flops: Mapped[float | None]
+    """Of the training that it is or stands on; NULL where no cost is known."""
+    images: Mapped[int] = mapped_column(BigInteger)
+    cpus: Mapped[int]
+    gpus: Mapped[int]
+    priority: Mapped[int]
+    """The lowest number is claimed first."""
+    state: Mapped[str]
+    owner: Mapped[str | None]
+    lease_until: Mapped[float | None]
+    fence: Mapped[int] = mapped_column(server_default="0")
+    """Grows by one with every claim; a write that carries an older one is refused."""
+    wanted: Mapped[str | None]
+    failures: Mapped[int] = mapped_column(server_default="0")
+    preemptions: Mapped[int] = mapped_column(server_default="0")
+    forgiven: Mapped[int] = mapped_column(server_default="0")
+    """Attempts up to this fence no longer count against the budget: the run was requeued after them."""
+    cause: Mapped[str | None]
+    """Why it failed or is blocked, in one line."""
+    checkpoint: Mapped[str | None]
+    """Path relative to the checkpoint store; of a training that is done, the trained model."""
+    checkpoint_step: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    step: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Reached, as last heard."""
+    numerics: Mapped[str | None]
+    """The numerics class that step 0 ran in."""
+    any_numerics: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Going on in another numerics class was asked for."""
+    mixed_numerics: Mapped[bool] = mapped_column(server_default=text("false"))
+    """The result stands on steps of more than one numerics class."""
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+    seconds: Mapped[float | None]
+    """Worker time of all ended attempts together."""
+
+    # Partial, so that their size follows the work to do and not the store's history.
+    __table_args__ = (
+        Index(
+            "run_ready",
+            "priority",
+            "id",
+            sqlite_where=text("state = 'ready'"),
+            postgresql_where=text("state = 'ready'"),
+        ),
+        Index(
+            "run_leases",
+            "lease_until",
+            sqlite_where=text("state = 'running'"),
+            postgresql_where=text("state = 'running'"),
+        ),
+    )
+
+
+class StudyRunRow(Base):
+    """A study wants a run."""
+
+    __tablename__ = "study_run"
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True, index=True)
+    position: Mapped[int]
+    """Place in the study, from 0."""
+    sweep: Mapped[str | None]
+    """Shared by the runs that differ only in searched recipe fields and seed."""
+    searched: Mapped[str | None]
+    """The searched fields of this run as JSON."""
+
+
+class AttemptRow(Base):
+    """One try at a run."""
+
+    __tablename__ = "attempt"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    fence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    owner: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    process_started: Mapped[float | None]
+    """By the host's clock: with `pid` it names a process, which a pid alone does not."""
+    device: Mapped[str | None]
+    started_at: Mapped[float]
+    ended_at: Mapped[float | None]
+    outcome: Mapped[str | None]
+    error: Mapped[str | None]
+    traceback: Mapped[str | None]
+    log: Mapped[str | None]
+    numerics: Mapped[str | None]
+    first_step: Mapped[int] = mapped_column(BigInteger)
+    last_step: Mapped[int | None] = mapped_column(BigInteger)
+    refused_at: Mapped[float | None]
+    """When a write of it was first refused, because the run was no longer its own."""
+
+
+class MeasurementRow(Base):
+    """What was measured on the way. Append-only: a repeated step measures the same again."""
+
+    __tablename__ = "measurement"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    metric: Mapped[str] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    value: Mapped[float | None]
+
+
+class ResultRow(Base):
+    """The final value of a metric: exactly one for each run, metric, data set and split."""
+
+    __tablename__ = "result"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    metric: Mapped[str] = mapped_column(primary_key=True)
+    dataset: Mapped[str] = mapped_column(primary_key=True)
+    split: Mapped[str] = mapped_column(primary_key=True)
+    image_size: Mapped[int]
+    value: Mapped[float | None]
+
+
+class SeriesRow(Base):
+    """Points of a study that may be compared: one kind of run, metric, data set, split and resolution."""
+
+    __tablename__ = "series"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    kind: Mapped[str]
+    metric: Mapped[str]
+    dataset: Mapped[str]
+    split: Mapped[str]
+    image_size: Mapped[int]
+    direction: Mapped[int]
+    """+1 where more is better, -1 where less is."""
+
+    __table_args__ = (
+        UniqueConstraint("study_id", "kind", "metric", "dataset", "split", "image_size", name="series_once_a_study"),
+    )
+
+
+class PointRow(Base):
+    """A configuration in a series, its seeds averaged. Derived: kept up to date by the commit of each result."""
+
+    __tablename__ = "point"
+
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True)
+    configuration: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """Of the evaluation."""
+    training: Mapped[str] = mapped_column(String(64))
+    """The configuration of the training that was evaluated: shared by its points in all series."""
+    family: Mapped[str]
+    model: Mapped[str]
+    cost: Mapped[float]
+    """Training FLOPs, > 0."""
+    quality: Mapped[float]
+    """direction * value: more is better."""
+    value: Mapped[float]
+    """Mean over the seeds, exactly rounded and so independent of the order in which they finished."""
+    sd: Mapped[float | None]
+    """Sample standard deviation; NULL for one seed."""
+    seeds: Mapped[int]
+    epochs: Mapped[float]
+    data_rows: Mapped[int] = mapped_column(BigInteger)
+    parameters: Mapped[int] = mapped_column(BigInteger)
+    sweep: Mapped[str | None]
+    searched: Mapped[str | None]
+
+
+# The frontier walks along this index and looks at nothing else. It is narrow so that a million points fit into memory:
+# with the configuration in it, PostgreSQL took three times as long.
+Index("point_frontier", PointRow.series_id, PointRow.family, PointRow.cost, PointRow.quality.desc())
+
+
+def table_of(row: type[Base]) -> Table:
+    """The table behind a row class, for statements that name the table itself."""
+    table = row.__table__
+    assert isinstance(table, Table)
+    return table

@@ -1,0 +1,156 @@
+"""The SQL text of the store's views, and of the frontier that the views and `db/answers.py` share.
+
+A view is code: each upgrade drops all of them and makes those of this file. Changing one here takes a new migration, if
+only an empty one, so that stores take notice.
+"""
+
+NAMES = ("frontier", "run_summary", "sweep_best")
+
+
+def frontier_rows(dialect: str, where: str = "") -> str:
+    """A query for the points on the frontier of each family in each series, exact duplicates included.
+
+    where: a condition on `s`, the table series, such as `WHERE s.id = :series_id`.
+
+    Columns: those of point, and `pooled`, true where no point of any family beats it. From a point on the frontier, the
+    next one is the first along the index (series_id, family, cost, quality DESC) that costs more and is better: one
+    pass over the index, whatever the length of the frontier.
+    """
+    return f"""
+WITH RECURSIVE families(series_id, family) AS (
+    SELECT s.id, (SELECT min(p.family) FROM point p WHERE p.series_id = s.id) FROM series s {where}
+    UNION ALL
+    SELECT f.series_id, (SELECT min(p.family) FROM point p WHERE p.series_id = f.series_id AND p.family > f.family)
+    FROM families f WHERE f.family IS NOT NULL
+), {_JUMP[dialect]}
+SELECT
+    series_id, configuration, training, family, model, cost, quality, value, sd, seeds, epochs, data_rows, parameters,
+    sweep, searched, max(leads) OVER (PARTITION BY series_id, cost, quality) = 1 AS pooled
+FROM (
+    SELECT p.*, CASE WHEN p.quality <= max(p.quality) OVER (
+        PARTITION BY p.series_id ORDER BY p.cost, p.quality DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    ) THEN 0 ELSE 1 END AS leads
+    FROM {_POINTS[dialect]}
+) led
+"""
+
+
+# PostgreSQL cannot know how few rows a recursion has, and would join them to all points. LATERAL leaves it no choice:
+# for each row one walk along the index. SQLite has no LATERAL, but always loops; a scalar subquery brings the rowid of
+# the next point, which every index of SQLite holds.
+_JUMP = {
+    "postgresql": """jump(series_id, family, cost, quality) AS (
+    SELECT f.series_id, f.family, n.cost, n.quality
+    FROM families f CROSS JOIN LATERAL (
+        SELECT p.cost, p.quality FROM point p
+        WHERE p.series_id = f.series_id AND p.family = f.family
+        ORDER BY p.cost, p.quality DESC LIMIT 1
+    ) n
+    UNION ALL
+    SELECT j.series_id, j.family, n.cost, n.quality
+    FROM jump j CROSS JOIN LATERAL (
+        SELECT n.cost, n.quality FROM point n
+        WHERE n.series_id = j.series_id AND n.family = j.family AND n.cost > j.cost AND n.quality > j.quality
+        ORDER BY n.cost, n.quality DESC LIMIT 1
+    ) n
+)""",
+    "sqlite": """jump(place) AS (
+    SELECT (
+        SELECT p.rowid FROM point p
+        WHERE p.series_id = f.series_id AND p.family = f.family
+        ORDER BY p.cost, p.quality DESC LIMIT 1
+    ) FROM families f WHERE f.family IS NOT NULL
+    UNION ALL
+    SELECT (
+        SELECT n.rowid FROM point n
+        WHERE n.series_id = a.series_id AND n.family = a.family AND n.cost > a.cost AND n.quality > a.quality
+        ORDER BY n.cost, n.quality DESC LIMIT 1
+    ) FROM jump j JOIN point a ON a.rowid = j.place
+)""",
+}
+
+# The points of the jump, and those of exactly the same cost and quality. OFFSET 0 keeps PostgreSQL from making a join
+# of the subquery.
+_POINTS = {
+    "postgresql": """jump j CROSS JOIN LATERAL (
+    SELECT * FROM point
+    WHERE point.series_id = j.series_id AND point.family = j.family
+    AND point.cost = j.cost AND point.quality = j.quality OFFSET 0
+) p""",
+    "sqlite": """jump j
+JOIN point a ON a.rowid = j.place
+JOIN point p ON p.series_id = a.series_id AND p.family = a.family AND p.cost = a.cost AND p.quality = a.quality""",
+}
+
+_FRONTIER_COLUMNS = """
+    study.name AS study, series.kind, series.metric, series.dataset, series.split, series.image_size, f.family, f.model,
+    f.cost, f.value, f.sd, f.seeds, f.epochs, f.data_rows, f.parameters, f.configuration, f.training, f.pooled
+"""
+
+# PostgreSQL walks the frontiers of the studies that a WHERE on the view leaves; SQLite, without LATERAL, walks all.
+_FRONTIER = {
+    "postgresql": f"""
+CREATE VIEW frontier AS
+SELECT {_FRONTIER_COLUMNS}
+FROM study
+JOIN series ON series.study_id = study.id
+CROSS JOIN LATERAL ({frontier_rows("postgresql", "WHERE s.id = series.id")}) f
+""",
+    "sqlite": f"""
+CREATE VIEW frontier AS
+SELECT {_FRONTIER_COLUMNS}
+FROM study
+JOIN series ON series.study_id = study.id
+JOIN ({frontier_rows("sqlite")}) f ON f.series_id = series.id
+""",
+}
+
+_RUN_SUMMARY = """
+CREATE VIEW run_summary AS
+SELECT
+    study.name AS study, study_run.position, run.key, run.kind, run.model, run.family, run.seed, run.dataset, run.split,
+    run.image_size, run.data_rows, run.epochs, run.parameters, run.flops, run.train_flops, run.images, run.state,
+    run.step, run.steps, run.failures, run.preemptions, run.fence AS attempts, run.cause, run.owner, run.checkpoint,
+    run.numerics, run.mixed_numerics, run.created_at, run.started_at, run.finished_at, run.seconds, run.configuration,
+    upstream.key AS upstream, study_run.sweep, study_run.searched
+FROM study
+JOIN study_run ON study_run.study_id = study.id
+JOIN run ON run.id = study_run.run_id
+LEFT JOIN run upstream ON upstream.id = run.upstream_id
+"""
+
+_SWEEP_BEST = """
+CREATE VIEW sweep_best AS
+SELECT
+    study.name AS study, best.sweep, best.dataset, best.image_size, best.model, best.searched,
+    best.training AS configuration, best.value AS development_value, (
+        SELECT test.value FROM series of_test
+        JOIN point test ON test.series_id = of_test.id AND test.training = best.training
+        WHERE of_test.study_id = best.study_id AND of_test.kind = best.kind AND of_test.metric = best.metric
+        AND of_test.dataset = best.dataset AND of_test.split = 'test' AND of_test.image_size = best.image_size
+    ) AS test_value, best.cost, best.candidates
+FROM study
+JOIN (
+    SELECT
+        series.study_id, series.kind, series.metric, series.dataset, series.image_size, point.sweep, point.model,
+        point.searched, point.training, point.value, point.cost,
+        count(*) OVER (PARTITION BY series.study_id, series.id, point.sweep) AS candidates,
+        row_number() OVER (
+            PARTITION BY series.study_id, series.id, point.sweep
+            ORDER BY point.quality DESC, point.cost, point.training
+        ) AS place
+    FROM series JOIN point ON point.series_id = series.id
+    WHERE series.kind = 'evaluate' AND series.metric = 'accuracy' AND series.split = 'validation'
+    AND point.sweep IS NOT NULL
+) best ON best.study_id = study.id AND best.place = 1
+"""
+
+
+def create(dialect: str) -> list[str]:
+    """The statements that make the views."""
+    return [_FRONTIER[dialect], _RUN_SUMMARY, _SWEEP_BEST]
+
+
+def drop() -> list[str]:
+    """The statements that remove them: a table under a view cannot be rebuilt."""
+    return [f"DROP VIEW IF EXISTS {name}" for name in NAMES]

@@ -1,0 +1,124 @@
+"""Migrations give exactly the tables of the code, once, whoever comes at the same time."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, text
+
+from db import migrate, views
+from db.store import Store, StoreMissing, StoreTooNew
+from db.tables import SCHEMA, VERSION_TABLE, Base
+
+
+def schema_text(connection: Connection) -> list[tuple[str, ...]]:
+    """Tables, columns, types, defaults and indexes as the database itself spells them, in no order."""
+    if connection.dialect.name == "sqlite":
+        tables = connection.execute(
+            text("SELECT m.name, c.name, c.type, c.[notnull], c.dflt_value, c.pk FROM sqlite_master m, "
+                 "pragma_table_info(m.name) c WHERE m.type = 'table'")
+        )  # fmt: skip
+        indexes = connection.execute(text("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index'"))
+    else:
+        tables = connection.execute(
+            text("SELECT table_name, column_name, data_type, is_nullable, column_default, character_maximum_length "
+                 "FROM information_schema.columns WHERE table_schema = 'public'")
+        )  # fmt: skip
+        indexes = connection.execute(text("SELECT tablename, indexname, indexdef FROM pg_indexes "
+                                          "WHERE schemaname = 'public'"))  # fmt: skip
+    rows = [*tables, *indexes]
+    ours = (VERSION_TABLE, *views.NAMES)
+    return sorted(tuple(map(str, row)) for row in rows if not set(map(str, row)) & set(ours))
+
+
+def test_migrations_give_exactly_the_tables_of_the_code(store: Store) -> None:
+    with store.read() as c:
+        context = MigrationContext.configure(
+            c,
+            opts={
+                "compare_type": True,
+                "version_table": VERSION_TABLE,
+                "include_object": lambda thing, name, kind, reflected, other: name != VERSION_TABLE,
+            },
+        )
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_migrations_spell_tables_and_indexes_as_the_code_does(empty_url: str, tmp_path: Path) -> None:
+    Path(tmp_path / ".vitscale").mkdir()
+    engine = create_engine(empty_url)
+    with engine.begin() as made:
+        Base.metadata.create_all(made)
+        expected = schema_text(made)
+        Base.metadata.drop_all(made)
+    engine.dispose()
+    store = Store.open(empty_url)
+    with store.read() as c:
+        assert schema_text(c) == expected
+    store.dispose()
+
+
+def test_the_newest_migration_is_the_schema_of_the_code() -> None:
+    folder = Path(migrate.__file__).parent / "migrations"
+    assert ScriptDirectory(str(folder)).get_current_head() == SCHEMA
+
+
+def test_an_upgrade_that_finds_nothing_to_do_does_nothing(store: Store) -> None:
+    with store.read() as c:
+        before = schema_text(c)
+    migrate.upgrade(store._engine)
+    with store.read() as c:
+        assert schema_text(c) == before
+
+
+def test_three_processes_that_open_a_new_store_at_once_all_succeed(empty_url: str) -> None:
+    program = (
+        "import sys; from db.store import Store; import db.migrate; print('here', flush=True); sys.stdin.readline()\n"
+        f"s = Store.open({empty_url!r})\n"
+        "with s.read() as c: print(c.exec_driver_sql('SELECT count(*) FROM run').scalar())"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], text=True, stdin=-1, stdout=-1, stderr=-1, cwd=Path(__file__).parents[1]
+        )
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in processes:  # all are past their imports: now together
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out, err) == (0, "0\n", "")
+
+
+def test_a_store_of_a_newer_version_is_refused_with_a_sentence(store: Store, store_url: str) -> None:
+    with store.begin() as c:
+        c.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(StoreTooNew, match=r"made by a newer vitscale \(schema 9999.*upgrade vitscale"):
+        Store.open(store_url)
+
+
+def test_a_store_that_is_not_there_is_missing_unless_it_may_be_made(empty_url: str) -> None:
+    with pytest.raises(StoreMissing, match="there is no store at"):
+        Store.open(empty_url, create=False)
+    Store.open(empty_url).dispose()
+    Store.open(empty_url, create=False).dispose()
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "create", lambda dialect: ["CREATE VIEW broken AS SELECT FROM WHERE"])
+    with pytest.raises(Exception, match="syntax error"):
+        Store.open(empty_url)
+    monkeypatch.undo()
+    store = Store.open(empty_url)
+    with store.read() as c:
+        assert c.execute(text("SELECT count(*) FROM frontier")).scalar() == 0
+    store.dispose()
