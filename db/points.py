@@ -1,7 +1,6 @@
 """Keeps the points of a study in step with its results, in the transaction that changes either."""
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,7 +12,6 @@ from db.tables import PointRow, ResultRow, RunRow, SeriesRow, State, StudyRow, S
 from studies import metrics
 
 _KINDS = ("evaluate", "fewshot")
-_OF_ONE_SUPPORT_SEED = re.compile(r"_seed\d+$")
 
 _TRAINING = table_of(RunRow).alias("training")
 _OF_TRAINING = table_of(StudyRunRow).alias("of_training")
@@ -151,7 +149,7 @@ def mean_and_sd(values: Iterable[float]) -> tuple[float, float | None]:
 
 def _direction(metric: str) -> int | None:
     """None for what makes no series: one support seed of several, and a metric that has no better side."""
-    if _OF_ONE_SUPPORT_SEED.search(metric):
+    if metrics.is_of_one_support_seed(metric):
         return None
     try:
         return metrics.direction(metric)

@@ -1,5 +1,7 @@
 """The metrics that results carry: their names and which way is better."""
 
+import re
+
 ACCURACY = "accuracy"
 """Share of images whose most likely class is the true one, in [0, 1]."""
 LOSS = "loss_nats"
@@ -16,6 +18,11 @@ def fewshot_accuracy(shots: int) -> str:
 def fewshot_accuracy_of_seed(shots: int, support_seed: int) -> str:
     """The same for one support seed."""
     return f"accuracy_{shots}shot_seed{support_seed}"
+
+
+def is_of_one_support_seed(metric: str) -> bool:
+    """Whether a metric is a replicate within an evaluation, whose mean has a name of its own."""
+    return re.search(r"_seed\d+$", metric) is not None
 
 
 def direction(metric: str) -> int:

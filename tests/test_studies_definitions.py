@@ -53,7 +53,7 @@ def test_a_key_is_the_same_in_another_process() -> None:
 
 
 def test_everything_that_decides_numbers_changes_the_key() -> None:
-    changed = [
+    changed: list[dict[str, object]] = [
         {"seed": 1},
         {"examples": 1050},
         {"data": DIGITS.take("train", 501)},
