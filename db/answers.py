@@ -84,7 +84,6 @@ class Run:
     checkpoint_step: int
     step: int
     numerics: str | None
-    any_numerics: bool
     mixed_numerics: bool
     created_at: float
     started_at: float | None
@@ -145,7 +144,6 @@ class Attempt:
     outcome: str | None
     error: str | None
     traceback: str | None
-    log: str | None
     numerics: str | None
     first_step: int
     last_step: int | None

@@ -10,6 +10,11 @@ from sqlalchemy import Connection, bindparam, func, select, update
 
 from db.tables import RunRow, State, table_of
 
+_UNLOCK = (
+    update(table_of(RunRow))
+    .where(RunRow.upstream_id == bindparam("of_run"), RunRow.state.in_([State.WAITING, State.BLOCKED]))
+    .values(state=State.READY, cause=None)
+)
 _CHUNK = 10_000
 """Ids in one statement: SQLite takes 32,766 values, PostgreSQL 65,535."""
 
@@ -23,11 +28,7 @@ def chunks(ids: Collection[int]) -> Iterator[Sequence[int]]:
 
 def unlock(connection: Connection, run_id: int) -> None:
     """A run is done: what waited for it is ready."""
-    connection.execute(
-        update(RunRow)
-        .where(RunRow.upstream_id == run_id, RunRow.state.in_([State.WAITING, State.BLOCKED]))
-        .values(state=State.READY, cause=None)
-    )
+    connection.execute(_UNLOCK, {"of_run": run_id})
 
 
 def block(connection: Connection, run_id: int, *, what: str) -> int:

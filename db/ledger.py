@@ -11,7 +11,23 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from sqlalchemy import Connection, Double, bindparam, case, exists, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    Boolean,
+    Connection,
+    Double,
+    Integer,
+    Text,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from db import dependents, points
@@ -74,7 +90,6 @@ class Claim:
     checkpoint_step: int
     upstream_checkpoint: str | None
     """The trained model that the run stands on."""
-    any_numerics: bool
     model: str
     steps: int
 
@@ -107,33 +122,35 @@ def claim(
     gpus: int,
     study_id: int | None = None,
     device: str,
+    numerics: str,
 ) -> Claim | None:
     """Take the ready run of the lowest priority number, then the lowest id; None when there is none for this place.
 
     cpus: what the place has; runs that ask for fewer fit too. gpus must be as many as the run asks for.
     study_id: only runs that this study wants.
+    numerics: the class of the place; that of step 0 becomes the run's.
     """
     place = {"new_owner": owner, "lease_seconds": lease_seconds, "place_cpus": cpus, "place_gpus": gpus}
     of_study = {} if study_id is None else {"study_id": study_id}
-    run = connection.execute(_claim_statement(study_id is not None), {**place, **of_study}).one_or_none()
+    statement = _claim_statement(study_id is not None)
+    run = connection.execute(statement, {**place, **of_study, "place_numerics": numerics}).one_or_none()
     if run is None:
         return None
-    connection.execute(
-        insert(AttemptRow).values(
-            run_id=run.id,
-            fence=run.fence,
-            owner=owner,
-            host=host,
-            pid=pid,
-            process_started=process_started,
-            device=device,
-            started_at=now_seconds(),
-            first_step=run.checkpoint_step,
-        )
-    )
+    attempt = {
+        "run_id": run.id,
+        "fence": run.fence,
+        "owner": owner,
+        "host": host,
+        "pid": pid,
+        "process_started": process_started,
+        "device": device,
+        "numerics": numerics,
+        "first_step": run.checkpoint_step,
+    }
+    connection.execute(_NEW_ATTEMPT, attempt)
     upstream = None
     if run.upstream_id is not None:
-        upstream = connection.execute(select(RunRow.checkpoint).where(RunRow.id == run.upstream_id)).scalar_one()
+        upstream = connection.execute(_CHECKPOINT, {"of_run": run.upstream_id}).scalar_one()
     return Claim(
         run_id=run.id,
         key=run.key,
@@ -142,7 +159,6 @@ def claim(
         checkpoint=run.checkpoint,
         checkpoint_step=run.checkpoint_step,
         upstream_checkpoint=upstream,
-        any_numerics=run.any_numerics,
         model=run.model,
         steps=run.steps,
     )
@@ -173,6 +189,10 @@ def _claim_statement(of_a_study: bool) -> ReturningUpdate[Any]:
             fence=run.c.fence + 1,
             wanted=None,
             step=run.c.checkpoint_step,
+            numerics=case(
+                (run.c.checkpoint_step == 0, bindparam("place_numerics")),
+                else_=func.coalesce(run.c.numerics, bindparam("place_numerics")),
+            ),
             started_at=func.coalesce(run.c.started_at, now_seconds()),
         )
         .returning(
@@ -183,29 +203,10 @@ def _claim_statement(of_a_study: bool) -> ReturningUpdate[Any]:
             run.c.checkpoint,
             run.c.checkpoint_step,
             run.c.upstream_id,
-            run.c.any_numerics,
             run.c.model,
             run.c.steps,
         )
     )
-
-
-def started(
-    connection: Connection, *, run_id: int, fence: int, numerics: str | None, log: str | None, first_step: int
-) -> bool:
-    """Note what an attempt starts with. The numerics class of step 0 becomes the run's. False when the run is lost.
-
-    numerics: None where the class is not known.
-    """
-    run_numerics = func.coalesce(RunRow.numerics, numerics) if first_step else numerics
-    if not _hold(connection, run_id, fence, numerics=run_numerics if numerics else RunRow.numerics, step=first_step):
-        return _refuse(connection, run_id, fence)
-    connection.execute(
-        update(AttemptRow)
-        .where(AttemptRow.run_id == run_id, AttemptRow.fence == fence)
-        .values(numerics=numerics, log=func.coalesce(log, AttemptRow.log), first_step=first_step)
-    )
-    return True
 
 
 def renew(
@@ -237,9 +238,7 @@ def renew(
     return "yield" if held.wanted == Wanted.YIELD else "continue"
 
 
-def record_checkpoint(
-    connection: Connection, *, run_id: int, fence: int, checkpoint: str, step: int, numerics: str | None
-) -> bool:
+def record_checkpoint(connection: Connection, *, run_id: int, fence: int, checkpoint: str, step: int) -> bool:
     """Make a complete checkpoint the run's current one. False when the run is lost: the old one stays."""
     held = _hold(
         connection,
@@ -248,7 +247,6 @@ def record_checkpoint(
         checkpoint=checkpoint,
         checkpoint_step=step,
         step=case((RunRow.step < step, step), else_=RunRow.step),
-        numerics=func.coalesce(RunRow.numerics, numerics),
     )
     return held or _refuse(connection, run_id, fence)
 
@@ -271,20 +269,8 @@ def commit(
 
     A lease that is over does no harm as long as nobody took the run. False: somebody did, and nothing was stored.
     """
-    run = connection.execute(
-        update(RunRow)
-        .where(RunRow.id == run_id, RunRow.fence == fence, RunRow.state == State.RUNNING)
-        .values(
-            state=State.DONE,
-            step=step,
-            checkpoint=func.coalesce(checkpoint, RunRow.checkpoint),
-            mixed_numerics=or_(RunRow.mixed_numerics, literal(mixed_numerics)),
-            finished_at=now_seconds(),
-            cause=None,
-            **_worked(run_id, fence),
-        )
-        .returning(RunRow.kind, RunRow.configuration)
-    ).one_or_none()
+    reached = {"reached_step": step, "new_checkpoint": checkpoint, "is_mixed": mixed_numerics}
+    run = connection.execute(_DONE, {"of_run": run_id, "of_fence": fence, **reached}).one_or_none()
     if run is None:
         return _outcome(connection, run_id, fence) == Outcome.DONE or _refuse(connection, run_id, fence)
     results = [
@@ -299,13 +285,12 @@ def commit(
         for value in values
     ]
     if results:
-        connection.execute(insert(ResultRow), results)
+        connection.execute(_NEW_RESULTS, results)
     _measure(connection, run_id, measurements)
     _end_attempt(connection, run_id, fence, outcome=Outcome.DONE, step=step)
     dependents.unlock(connection, run_id)
     if run.kind != "train":
-        wanted_by = select(StudyRunRow.study_id).where(StudyRunRow.run_id == run_id).order_by(StudyRunRow.study_id)
-        for study_id in connection.execute(wanted_by).scalars().all():
+        for study_id in connection.execute(_WANTED_BY, {"of_run": run_id}).scalars().all():
             points.refresh(connection, study_id, run.configuration)
     return True
 
@@ -531,7 +516,7 @@ def _state_after(
     return "lost"
 
 
-def _worked(run_id: int, fence: int) -> dict[str, Any]:
+def _worked(run_id: int | BindParameter[int], fence: int | BindParameter[int]) -> dict[str, Any]:
     """The columns of a run that the end of any attempt changes."""
     since = (
         select(AttemptRow.started_at).where(AttemptRow.run_id == run_id, AttemptRow.fence == fence).scalar_subquery()
@@ -556,11 +541,8 @@ def _end_attempt(
     reason: str | None = None,
 ) -> None:
     """reason: why it is taken for dead; kept where a traceback would be, as it is no error that the run repeats."""
-    connection.execute(
-        update(AttemptRow)
-        .where(AttemptRow.run_id == run_id, AttemptRow.fence == fence)
-        .values(outcome=outcome, ended_at=now_seconds(), last_step=step, error=error, traceback=traceback or reason)
-    )
+    ended = {"how": outcome, "at_step": step, "with_error": error, "said": traceback or reason}
+    connection.execute(_END_ATTEMPT, {"of_run": run_id, "of_fence": fence, **ended})
 
 
 def _put_back(connection: Connection, run: AnyRow, fence: int, **counted: Any) -> Literal["ready", "cancelled"]:
@@ -669,3 +651,40 @@ def _finite(value: float | None) -> float | None:
 def _one_line(error: str) -> str:
     lines = error.strip().splitlines()
     return lines[0].strip()[:300] if lines else "no message"
+
+
+# ------------------------------------------------------------------------------------------------------ made once
+
+# What each run goes through takes longer to put together than to execute.
+_RUN, _ATTEMPT = table_of(RunRow), table_of(AttemptRow)
+_OF_RUN, _OF_FENCE = bindparam("of_run", type_=Integer()), bindparam("of_fence", type_=Integer())
+
+_NEW_ATTEMPT = insert(_ATTEMPT).values(started_at=now_seconds())
+_CHECKPOINT = select(_RUN.c.checkpoint).where(_RUN.c.id == _OF_RUN)
+_DONE = (
+    update(_RUN)
+    .where(_RUN.c.id == _OF_RUN, _RUN.c.fence == _OF_FENCE, _RUN.c.state == State.RUNNING)
+    .values(
+        state=State.DONE,
+        step=bindparam("reached_step"),
+        checkpoint=func.coalesce(bindparam("new_checkpoint", type_=Text()), _RUN.c.checkpoint),
+        mixed_numerics=or_(_RUN.c.mixed_numerics, bindparam("is_mixed", type_=Boolean())),
+        finished_at=now_seconds(),
+        cause=None,
+        **_worked(_OF_RUN, _OF_FENCE),
+    )
+    .returning(_RUN.c.kind, _RUN.c.configuration)
+)
+_NEW_RESULTS = insert(table_of(ResultRow))
+_WANTED_BY = select(StudyRunRow.study_id).where(StudyRunRow.run_id == _OF_RUN).order_by(StudyRunRow.study_id)
+_END_ATTEMPT = (
+    update(_ATTEMPT)
+    .where(_ATTEMPT.c.run_id == _OF_RUN, _ATTEMPT.c.fence == _OF_FENCE)
+    .values(
+        outcome=bindparam("how"),
+        ended_at=now_seconds(),
+        last_step=bindparam("at_step"),
+        error=bindparam("with_error"),
+        traceback=bindparam("said"),
+    )
+)

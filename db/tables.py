@@ -139,8 +139,6 @@ class RunRow(Base):
     """Reached, as last heard."""
     numerics: Mapped[str | None]
     """The numerics class that step 0 ran in."""
-    any_numerics: Mapped[bool] = mapped_column(server_default=text("false"))
-    """Going on in another numerics class was asked for."""
     mixed_numerics: Mapped[bool] = mapped_column(server_default=text("false"))
     """The result stands on steps of more than one numerics class."""
     created_at: Mapped[float]
@@ -200,7 +198,6 @@ class AttemptRow(Base):
     outcome: Mapped[str | None]
     error: Mapped[str | None]
     traceback: Mapped[str | None]
-    log: Mapped[str | None]
     numerics: Mapped[str | None]
     first_step: Mapped[int] = mapped_column(BigInteger)
     last_step: Mapped[int | None] = mapped_column(BigInteger)

@@ -25,11 +25,10 @@ class Attempt:
     When the lease cannot be renewed, the run is stopped before the lease ends, so that no two work on it.
     """
 
-    def __init__(self, store: Store, claim: ledger.Claim, settings: Settings, numerics: str) -> None:
+    def __init__(self, store: Store, claim: ledger.Claim, settings: Settings) -> None:
         self.store = store
         self.claim = claim
         self.settings = settings
-        self.numerics = numerics
         self.step = claim.checkpoint_step
         self._wish = Wish.CONTINUE
         self._lost = False
@@ -70,7 +69,6 @@ class Attempt:
                 fence=self.claim.fence,
                 checkpoint=relative,
                 step=step,
-                numerics=self.numerics,
             )
 
         if not retrying(self.store, record, seconds=max(1.0, self._lease_end - time.monotonic())):

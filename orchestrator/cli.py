@@ -67,8 +67,21 @@ AnyNumerics_ = Annotated[
 ]
 
 
-class NotFound(Exception):
-    """What was asked for by name is not in the store."""
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"vitscale {version('vitscale')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take what stands before the command."""
 
 
 # ------------------------------------------------------------------------------------------------- planning, running
@@ -106,7 +119,10 @@ def submit(
     study: Study_,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, whatever it costs.")] = False,
     ask_above: Annotated[
-        float, typer.Option(metavar="FLOPS", help="Ask before more FLOPs than this are spent.")
+        float,
+        typer.Option(
+            metavar="FLOPS", help="Ask before more FLOPs than this are spent. Default: 1e14.", show_default=False
+        ),
     ] = 1e14,
     queue: Annotated[bool, typer.Option("--queue", help="Store the study and return; `resume` works on it.")] = False,
     address: Address_ = None,
@@ -129,7 +145,8 @@ def submit(
     loaded = load_study(study, str(study))
     settings = _settings(store, folder, any_numerics)
     priced = _bill(loaded, settings, "cpu", workers)
-    screen.print_total(loaded, priced)
+    for line in screen.total(loaded, priced):
+        screen.say(line)
     if priced.flops_left > ask_above and not yes:
         _confirm()
     with _open(settings, create=True) as opened:
@@ -214,8 +231,10 @@ def status(
             if json:
                 screen.print_json(report.as_json())
             else:
+                if watch:
+                    screen.OUT.clear()  # does nothing but on a terminal
                 screen.print_status(report.studies, report.running)
-                screen.print_failures(report.failed)
+                screen.print_failures(report.failed, report.counted("failed"))
             if not watch or not report.unfinished:
                 return
             time.sleep(2)
@@ -278,22 +297,28 @@ def frontier(
     """
     from orchestrator import figures, reports, rows, screen
 
+    if json and csv:
+        raise ValueError("--json and --csv both print to stdout: choose one")
     if by not in (None, "family"):
         raise ValueError(f"'{by}' is nothing to divide by; valid: family")
     if plot:
         figures.check_format(plot)
+    if parquet:
+        rows.check_format(parquet, [".parquet"])
     with _open(_settings(store, folder), create=False) as opened:
         found = reports.frontier(opened, _study(opened, study), metric, split, by_family=by is not None)
     if plot:
+        if not found.points:
+            raise reports.NotFound("there is nothing to draw: no configuration has a finite value and a cost")
         figures.draw_frontier(plot, found.study.title, found.series, found.points, found.frontier, by is not None)
         screen.say(f"wrote {plot}")
     if parquet:
-        rows.write_parquet(parquet, reports.frontier_rows(found))
+        rows.write(parquet, reports.FrontierRow, reports.frontier_rows(found))
         screen.say(f"wrote {parquet}")
     if json:
         screen.print_json(reports.frontier_json(found))
     elif csv:
-        screen.OUT.out(rows.as_csv(reports.frontier_rows(found)), end="", highlight=False)
+        screen.OUT.out(rows.as_csv(reports.FrontierRow, reports.frontier_rows(found)), end="", highlight=False)
     elif not parquet:
         screen.print_frontier(found.series, found.frontier, found.excluded)
 
@@ -319,12 +344,12 @@ def export(
     with _open(_settings(store, folder), create=False) as opened:
         found = _study(opened, study)
         with opened.read() as connection:
-            results = [vars(result) for result in answers.results_of(connection, found.id)]
+            results = answers.results_of(connection, found.id)
     if output:
-        rows.write(output, results)
+        rows.write(output, answers.Result, results)
         screen.say(f"wrote {len(results):,} rows to {output}")
     else:
-        screen.OUT.out(rows.as_csv(results), end="", highlight=False)
+        screen.OUT.out(rows.as_csv(answers.Result, results), end="", highlight=False)
 
 
 # ------------------------------------------------------------------------------------------------------------ shared
@@ -386,15 +411,16 @@ def _work(
 ) -> None:
     """Work here, or hand over. Ends the command with the exit code that the outcome stands for."""
     from db import answers
-    from orchestrator import reports, screen
-    from orchestrator.submission import hand_over, work_here
+    from orchestrator import reports, screen, wording
+    from orchestrator.submission import driver_log, hand_over, work_here
 
     with store.read() as connection:
         unfinished = answers.totals(connection, study_id).unfinished
     again = f"vitscale resume {name or ''}".strip()
     if address and unfinished:
         hand_over(store, settings, study_id, address)
-        screen.say(f"handed to the cluster at {address}; follow it with: vitscale status {name or ''} --watch")
+        screen.say(f"handed to the cluster at {address}; its driver writes {driver_log(settings, study_id)}")
+        screen.say(f"follow it with: {' '.join(filter(None, ['vitscale status', name, '--watch']))}")
         return
     if unfinished:
         try:
@@ -406,9 +432,11 @@ def _work(
             screen.say(f"stopped; go on with: {again}")
             raise typer.Exit(130)
     report = reports.status(store, study_id)
-    screen.print_failures(report.failed)
-    done, failed = (sum(totals.states[state] for _, totals in report.studies) for state in ("done", "failed"))
-    screen.say(f"{done:,} runs done, {failed:,} failed" + ("" if unfinished else "; nothing was left to run"))
+    failed, blocked = report.counted("failed"), report.counted("blocked")
+    screen.print_failures(report.failed, failed)
+    counts = [f"{wording.counted(report.counted('done'), 'run')} done", f"{failed:,} failed"]
+    counts += [f"{blocked:,} blocked by them"] if blocked else []
+    screen.say(", ".join(counts) + ("" if unfinished else "; nothing was left to run"))
     if name:
         screen.say(f"look at it with: vitscale frontier {name}")
     if failed:
@@ -418,13 +446,15 @@ def _work(
 
 def _study(store: "Store", name: str) -> "answers.Study":
     from db import answers
+    from orchestrator.reports import NotFound
     from studies.architectures import nearest
 
     with store.read() as connection:
         found = answers.study_named(connection, name)
         if found is None:
             names = [study.name for study in answers.studies(connection)]
-            raise NotFound(f"no study '{name}' in {store.url}{nearest(name, names) if names else '; it is empty'}")
+            cure = nearest(name, names) if names else "; begin with: vitscale submit STUDY.yaml"
+            raise NotFound(f"no study '{name}' in {store.url}{cure}")
     return found
 
 
@@ -434,13 +464,15 @@ def _study_id(store: "Store", name: str | None) -> int | None:
 
 def _run(store: "Store", prefix: str) -> "answers.Run":
     from db import answers
+    from orchestrator.reports import NotFound
 
     with store.read() as connection:
         found = answers.run_named(connection, prefix)
     if not found:
         raise NotFound(f"no run whose key begins with '{prefix}' in {store.url}")
     if len(found) > 1:
-        raise NotFound(f"{len(found)} keys begin with '{prefix}': {', '.join(run.key[:16] for run in found[:5])} ...")
+        listed = ", ".join(run.key[:16] for run in found[:5]) + (", ..." if len(found) > 5 else "")
+        raise ValueError(f"more than one key begins with '{prefix}': {listed}; give more digits")
     return found[0]
 
 
@@ -454,9 +486,21 @@ def main() -> NoReturn:
         code = _exit_code(error)
         if code is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        if code:
+            print(f"error: {_sentence(error)}", file=sys.stderr)
         sys.exit(code)
     sys.exit(0)
+
+
+def _sentence(error: Exception) -> str:
+    """What the user reads about an error, with the cure where there is one."""
+    from db.store import StoreMissing
+
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, StoreMissing):
+        return f"{error}; make one with: vitscale submit STUDY.yaml, or name one with --store"
+    return str(error)
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -464,6 +508,7 @@ def _exit_code(error: Exception) -> int | None:
     from db.store import StoreError, StoreMissing, StoreUnreachable
     from orchestrator.cluster import ClusterUnreachable
     from orchestrator.driver import CannotWork
+    from orchestrator.reports import NotFound
 
     if isinstance(error, BrokenPipeError):  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,10 +7,13 @@ import logging
 import os
 import secrets
 import shutil
+import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,14 @@ from orchestrator.worker import Perform, Worker
 NAMESPACE = "vitscale"
 OBJECT_STORE_BYTES = 100 * 1024**2
 """Ray's shared memory on a laptop. Nothing large travels through it."""
+DRIVER_SECONDS = 120
+"""How long a cluster has to start a driver; its first one unpacks our code there."""
+ANSWER_SECONDS = 10
+"""How long a cluster has for its first answer."""
+_TOKEN = (
+    "RAY_AUTH_TOKEN, or the file that RAY_AUTH_TOKEN_PATH names, must hold the cluster's token "
+    "(RAY_AUTH_MODE=disabled, if it has none)"
+)
 _TEMPORARY = "vitscale-ray-"
 
 
@@ -69,10 +80,14 @@ def local_cluster(cpus: int) -> Iterator[None]:
 def remote_cluster(address: str) -> Iterator[None]:
     """A cluster that runs already. Our code travels with us: addressed by content, it wins over an older copy there.
 
-    Raises ClusterUnreachable.
+    address: HOST:PORT of its head, or `auto` for the one that runs on this machine.
+    Raises ClusterUnreachable, within half a minute.
     """
     _prepare_environment()
+    os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(ANSWER_SECONDS))
+    _check_reachable(address)
     import ray
+    from ray.exceptions import RayError
 
     try:
         ray.init(
@@ -82,16 +97,69 @@ def remote_cluster(address: str) -> Iterator[None]:
             logging_level=logging.ERROR,
             runtime_env={"py_modules": _our_packages()},
         )
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError, RayError) as error:
         raise ClusterUnreachable(
-            f"no Ray cluster answers at {address}: {said[0]} "
-            "(is it up? does RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH hold its token?)"
+            f"the Ray cluster at {address} cannot be joined from here, run the command on one of its machines: "
+            f"{_first_sentence(error)}"
         ) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ask the address itself, because `ray.init` tries for seven minutes and calls a wrong token a lost connection.
+
+    Raises ClusterUnreachable.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise ClusterUnreachable(
+            f"'{address}' is no address of a Ray cluster: give the host and port of its head, as in head.example:6379"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ClusterUnreachable(
+            f"no Ray cluster answers at {address}: {why}; is it up, and is the port that of its head?"
+        ) from None
+    from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError, RayError
+
+    try:
+        ensure_token_if_auth_enabled(None, create_token_if_missing=False)  # the client below aborts without one
+        with _no_stderr():
+            GcsClient(address=address)
+    except AuthenticationError:
+        raise ClusterUnreachable(f"the Ray cluster at {address} does not let us in: {_TOKEN}") from None
+    except (RayError, RuntimeError) as error:
+        raise ClusterUnreachable(
+            f"what answers at {address} is no Ray cluster that we can talk to: {_first_sentence(error)}"
+        ) from None
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Keep the lines away that Ray's C++ writes around a connection that fails: our one sentence says it."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _first_sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0].rstrip(".") + "."
 
 
 def _prepare_environment() -> None:
@@ -126,12 +194,30 @@ def capacity() -> Shape:
     return Shape(int(found.get("CPU", 0)), int(found.get("GPU", 0)))
 
 
-def hosts() -> set[str]:
-    """Host names of the nodes that are alive."""
+def other_hosts() -> list[str]:
+    """Names and addresses of the living nodes that are not on this machine, as far as addresses tell."""
     import ray
 
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return {node["NodeManagerHostname"] for node in nodes if node["Alive"]}
+    return sorted(
+        f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        for node in nodes
+        if node["Alive"] and not _is_ours(node["NodeManagerAddress"])
+    )
+
+
+def _is_ours(address: str) -> bool:
+    """Whether an IP address is one of this machine: only then can a socket be bound to it.
+
+    Host names would not tell: containers on different machines may share one.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 # ----------------------------------------------------------------------------------------------------------- workers
@@ -239,16 +325,30 @@ def _first_line(error: Exception) -> str:
 
 
 def start_driver(settings: Settings, study_id: int | None) -> None:
-    """Start a driver as a detached actor, unless one of the same name is there."""
-    import ray
+    """Start a driver as a detached actor; where one for the same study is at work, it takes note and goes on.
 
+    Raises CannotWork when it cannot work there: a store out of its reach, or runs that find no place.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    from orchestrator.driver import CannotWork
     from orchestrator.submission import RemoteDriver
 
-    name = f"driver-{'all' if study_id is None else study_id}"
+    store = sha256(settings.store_url.encode()).hexdigest()[:8]  # another store's studies have the same numbers
+    name = f"driver-{store}-{'all' if study_id is None else study_id}"
     driver: Any = (
         ray.remote(RemoteDriver)
-        .options(name=name, lifetime="detached", get_if_exists=True, num_cpus=0, max_concurrency=1)
+        # One thread works, one is free to answer.
+        .options(name=name, lifetime="detached", get_if_exists=True, num_cpus=0, max_concurrency=2)
         .remote(settings, study_id)
     )
-    ray.get(driver.__ray_ready__.remote())
+    try:
+        obstacle = ray.get(driver.obstacle.remote(), timeout=DRIVER_SECONDS)
+    except (RayError, TimeoutError) as error:
+        ray.kill(driver)
+        raise CannotWork(f"the driver does not start on the cluster: {_first_line(error)}") from None
+    if obstacle is not None:
+        ray.kill(driver)
+        raise CannotWork(obstacle)
     driver.run.remote()

@@ -32,6 +32,14 @@ class CannotWork(Exception):
     """The study cannot be worked on here, whatever is tried."""
 
 
+def no_place(shape: Shape, room: Shape) -> str:
+    """What is said about runs that are larger than all there is."""
+    return (
+        f"runs that ask for {shape.cpus} CPUs and {shape.gpus} GPUs find no place: "
+        f"all there is are {room.cpus} CPUs and {room.gpus} GPUs; change 'resources' in the study"
+    )
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a driver came to its end."""
@@ -105,10 +113,7 @@ class _Driver:
     def check_possible(self, demand: dict[Shape, int]) -> None:
         for shape in demand:
             if shape.cpus > self.room.cpus or shape.gpus > self.room.gpus:
-                raise CannotWork(
-                    f"runs that ask for {shape.cpus} CPUs and {shape.gpus} GPUs find no place: "
-                    f"all there is are {self.room.cpus} CPUs and {self.room.gpus} GPUs; change 'resources' in the study"
-                )
+                raise CannotWork(no_place(shape, self.room))
         self.idle_ticks = 0 if demand else self.idle_ticks + 1
         if self.idle_ticks > IDLE_TICKS:
             raise CannotWork(

@@ -11,6 +11,11 @@ from db.store import Store
 from orchestrator.settings import Settings
 from orchestrator.worker import log_path
 
+
+class NotFound(Exception):
+    """What was asked for by name is not in the store."""
+
+
 MOST_LISTED = 50
 """Running or failed runs that a status lists one by one."""
 
@@ -27,6 +32,10 @@ class Status:
     def unfinished(self) -> int:
         """Runs that somebody still has to work on."""
         return sum(totals.unfinished for _, totals in self.studies)
+
+    def counted(self, state: str) -> int:
+        """Runs in a state; one that two studies share counts for each."""
+        return sum(totals.states[state] for _, totals in self.studies)
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -97,19 +106,22 @@ def run(store: Store, found: answers.Run, settings: Settings) -> dict[str, Any]:
 def log(store: Store, found: answers.Run, settings: Settings, number: int | None, *, follow: bool) -> Iterator[str]:
     """The log of an attempt in pieces; with `follow` until the run is over.
 
-    Raises ValueError when there is no such attempt, or its log is on another host.
+    Raises NotFound when there is no such attempt, or its log is on another host.
     """
     with store.read() as connection:
         attempts = answers.attempts_of(connection, found.id)
     if not attempts:
-        raise ValueError(f"run {found.key[:12]} has not been tried yet: it is {found.state}")
+        raise NotFound(f"run {found.key[:12]} has not been tried yet: it is {found.state}")
     chosen = next((attempt for attempt in attempts if attempt.fence == (number or attempts[-1].fence)), None)
     if chosen is None:
         numbers = ", ".join(str(attempt.fence) for attempt in attempts)
-        raise ValueError(f"run {found.key[:12]} has no attempt {number}; it has {numbers}")
+        raise NotFound(f"run {found.key[:12]} has no attempt {number}; it has {numbers}")
     path = log_path(settings.logs, found.key, chosen.fence)
     if not path.exists():
-        raise ValueError(f"the log of attempt {chosen.fence} is not at {path}; it was written on {chosen.host}")
+        raise NotFound(
+            f"the log of attempt {chosen.fence} is not at {path}; it was written on {chosen.host.split('#')[0]} "
+            "(--folder or VITSCALE_FOLDER names the folder of checkpoints and logs)"
+        )
     with path.open() as file:
         yield file.read()
         while follow and _is_live(store, found, chosen.fence):
@@ -144,7 +156,7 @@ def frontier(store: Store, study: answers.Study, metric: str | None, split: str 
     """The frontier of one metric of a study on one split, of all families together or one for each.
 
     Without a metric, the accuracy where it was measured, else the only series there is.
-    Raises ValueError when nothing or more than one series matches.
+    Raises NotFound when no series matches, ValueError when more than one does.
     """
     with store.read() as connection:
         found = answers.series_of(connection, study.id)
@@ -169,17 +181,50 @@ def _one_series(
         return match[0]
     listed = "; ".join(f"--metric {each.metric} --split {each.split}" for each in match or found)
     if not found:
-        raise ValueError(f"{study.name} has no results yet; see how far it is with: vitscale status {study.name}")
+        raise NotFound(f"{study.name} has no results yet; see how far it is with: vitscale status {study.name}")
     if match:
         raise ValueError(f"{study.name} has more than one such series, which must not be mixed: {listed}")
-    raise ValueError(f"{study.name} has no such series; it has: {listed}")
+    raise NotFound(f"{study.name} has no such series; it has: {listed}")
 
 
-def frontier_rows(found: Frontier) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class FrontierRow:
+    """A point of a frontier as a row of a file; the fields are explained in `db/tables.py`."""
+
+    study: str
+    metric: str
+    dataset: str
+    split: str
+    image_size: int
+    family: str
+    model: str
+    cost: float
+    quality: float
+    value: float
+    sd: float | None
+    seeds: int
+    data_rows: int
+    epochs: float
+    parameters: int
+    configuration: str
+    runs: tuple[str, ...]
+    same: tuple[str, ...]
+
+
+def frontier_rows(found: Frontier) -> list[FrontierRow]:
     """The frontier as rows for files."""
     series = found.series
-    head = {"study": found.study.name, "metric": series.metric, "dataset": series.dataset, "split": series.split}
-    return [{**head, **_point(point)} for point in found.frontier]
+    return [
+        FrontierRow(
+            study=found.study.name,
+            metric=series.metric,
+            dataset=series.dataset,
+            split=series.split,
+            image_size=series.image_size,
+            **vars(point),
+        )
+        for point in found.frontier
+    ]
 
 
 def frontier_json(found: Frontier) -> dict[str, Any]:
@@ -192,24 +237,6 @@ def frontier_json(found: Frontier) -> dict[str, Any]:
         "split": series.split,
         "image_size": series.image_size,
         "configurations": series.points,
-        "points": [_point(point) for point in found.frontier],
+        "points": [asdict(point) for point in found.frontier],
         "excluded": [{"reason": reason, "count": len(keys), "runs": keys} for reason, keys in found.excluded],
-    }
-
-
-def _point(point: answers.FrontierPoint) -> dict[str, Any]:
-    return {
-        "label": point.model,
-        "family": point.family,
-        "cost": point.cost,
-        "quality": point.quality,
-        "value": point.value,
-        "sd": point.sd,
-        "seeds": point.seeds,
-        "data_rows": point.data_rows,
-        "epochs": point.epochs,
-        "parameters": point.parameters,
-        "configuration": point.configuration,
-        "runs": list(point.runs),
-        "same": list(point.same),
     }

@@ -1,6 +1,7 @@
 """What commands print: data on stdout, messages on stderr. Rich honours NO_COLOR and plain terminals."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,8 +15,11 @@ from studies.bill import Bill
 from studies.definitions import Train
 from studies.grid import Study
 
-OUT = Console(highlight=False, soft_wrap=True, width=10_000)  # a table is as wide as it needs to be, in a pipe too
-MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True)
+# Rich's own NO_COLOR leaves bold type and cursor movements in; who sets it wants no escape codes at all.
+_PLAIN = False if os.environ.get("NO_COLOR") else None
+OUT = Console(highlight=False, soft_wrap=True, width=10_000, force_terminal=_PLAIN)
+"""Data. A table is as wide as it needs to be, in a pipe too."""
+MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True, force_terminal=_PLAIN)
 
 STATE_STYLES = {"done": "green", "running": "cyan", "failed": "red", "blocked": "yellow", "cancelled": "dim"}
 
@@ -40,7 +44,10 @@ def print_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str 
         table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    OUT.print(table)
+    with OUT.capture() as capture:
+        OUT.print(table)
+    # Rich fills the last column with blanks, which come along when somebody copies a line.
+    print(*(line.rstrip() for line in capture.get().splitlines()), sep="\n", file=OUT.file)
 
 
 def state(name: str) -> Text:
@@ -53,6 +60,8 @@ def state(name: str) -> Text:
 
 def print_bill(study: Study, priced: Bill) -> None:
     """One line a training, its evaluations counted beside it, then what was dropped and the total."""
+    trainings = [(planned, known) for planned, known in priced.runs if isinstance(planned.run, Train)]
+    unit, costs = wording.flops_column([planned.flops for planned, _ in trainings])
     columns = [
         ("run", "left"),
         ("model", "left"),
@@ -61,7 +70,7 @@ def print_bill(study: Study, priced: Bill) -> None:
         ("seed", "right"),
         ("parameters", "right"),
         ("images seen", "right"),
-        ("training", "right"),
+        (unit, "right"),
         ("evaluations", "right"),
         ("in store", "left"),
     ]
@@ -70,9 +79,7 @@ def print_bill(study: Study, priced: Bill) -> None:
         if planned.upstream is not None:
             evaluations.setdefault(planned.upstream, []).append(known)
     rows = []
-    for planned, known in priced.runs:
-        if not isinstance(planned.run, Train):
-            continue
+    for (planned, known), cost in zip(trainings, costs, strict=True):
         own = evaluations.get(planned.key, [])
         done = sum(each == "done" for each in own)
         rows.append(
@@ -84,35 +91,42 @@ def print_bill(study: Study, priced: Bill) -> None:
                 str(planned.training.seed),
                 f"{planned.parameters:,}",
                 f"{planned.images:,}",
-                wording.flops(planned.flops),
+                cost,
                 f"{done} of {len(own)} done" if known else str(len(own)),
                 state(known or "new"),
             )
         )
     print_table(columns, rows)
+    OUT.print()
     for dropped in study.dropped:
-        say(f"left out: {dropped.cell}: {dropped.why}")
-    print_total(study, priced)
+        OUT.print(Text(f"left out: {dropped.cell}: {dropped.why}"))
+    for line in total(study, priced):
+        OUT.print(Text(line))
 
 
-def print_total(study: Study, priced: Bill) -> None:
-    """The last lines of a bill, as a message."""
-    say(
-        f"{study.file.name}: {priced.trainings:,} trainings and {len(priced.runs) - priced.trainings:,} evaluations, "
-        f"{wording.flops(priced.flops)} in all; {priced.done:,} runs are in the store"
-    )
-    say(
-        f"to pay: {wording.flops(priced.flops_left)}, {priced.images_left:,} images, about "
+def total(study: Study, priced: Bill) -> list[str]:
+    """The last lines of a bill."""
+    evaluations = len(priced.runs) - priced.trainings
+    return [
+        f"{study.file.name}: {wording.counted(priced.trainings, 'training')} and "
+        f"{wording.counted(evaluations, 'evaluation')}, {wording.flops(priced.flops)} in all; "
+        f"{wording.counted(priced.done, 'run')} done before",
+        f"to pay: {wording.flops(priced.flops_left)}, {wording.counted(priced.images_left, 'image')}, about "
         f"{wording.seconds(priced.seconds_left)} on {priced.units} x {priced.device} "
         f"at {wording.flops(priced.flops_per_second)}/s ({priced.basis})"
-    )
+        if priced.flops_left
+        else "nothing is left to pay",
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------ status
 
 
 def print_status(studies: Sequence[tuple[answers.Study, answers.Totals]], running: Sequence[answers.Run]) -> None:
-    """One line a study, one line a running run, one line each failure."""
+    """One line a study, then one line a running run."""
+    if not studies:
+        say("no study was submitted yet; begin with: vitscale submit STUDY.yaml")
+        return
     columns = [("study", "left")] + [
         (name, "right") for name in ("done", "running", "ready", "waiting", "failed", "blocked", "cancelled")
     ]
@@ -148,10 +162,14 @@ def print_status(studies: Sequence[tuple[answers.Study, answers.Totals]], runnin
         )
 
 
-def print_failures(runs: Sequence[answers.Run]) -> None:
-    """The cause of each failed run, as messages."""
+def print_failures(runs: Sequence[answers.Run], failed: int) -> None:
+    """The cause of each failed run that is listed, of so many in all, as messages."""
     for run in runs:
         say(f"failed: {run.key[:10]} {run.model} ({run.kind}, seed {run.seed}): {run.cause}")
+    if failed > len(runs):
+        say(f"failed: {failed - len(runs):,} more")
+    if runs:
+        say(f"read more with: vitscale logs {runs[0].key[:10]}; try again with: vitscale resume --failed")
 
 
 # ---------------------------------------------------------------------------------------------------------- frontier
@@ -162,39 +180,49 @@ def print_frontier(
 ) -> None:
     """The frontier as a table; what was left out, as messages."""
     higher = series.direction > 0
+    unit, costs = wording.flops_column([point.cost for point in points])
+    columns = [
+        ("family", "left"),
+        ("model", "left"),
+        ("images", "right"),
+        ("epochs", "right"),
+        (unit, "right"),
+        (series.metric, "right"),
+        *([("error", "right")] if higher else []),
+        ("sd", "right"),
+        ("seeds", "right"),
+        ("parameters", "right"),
+        ("runs", "left"),
+    ]
     print_table(
-        [
-            ("family", "left"),
-            ("model", "left"),
-            ("images", "right"),
-            ("epochs", "right"),
-            ("cost", "right"),
-            (series.metric if higher else "value", "right"),
-            ("error" if higher else "", "right"),
-            ("sd", "right"),
-            ("seeds", "right"),
-            ("parameters", "right"),
-        ],
+        columns,
         [
             (
                 point.family,
                 point.model,
                 f"{point.data_rows:,}",
                 f"{point.epochs:g}",
-                wording.flops(point.cost),
+                cost,
                 wording.percent(point.value) if higher else f"{point.value:.4f}",
-                wording.percent(1 - point.value) if higher else "",
+                *([wording.percent(1 - point.value)] if higher else []),
                 "" if point.sd is None else wording.percent(point.sd) if higher else f"{point.sd:.4f}",
                 str(point.seeds),
                 f"{point.parameters:,}",
+                _some(point.runs, 2),
             )
-            for point in points
+            for point, cost in zip(points, costs, strict=True)
         ],
-        title=f"{series.metric} on {series.dataset} {series.split} at {series.image_size} px: {series.points} configurations",
+        title=f"{series.metric} on {series.dataset} {series.split} at {series.image_size} px: "
+        f"{len(points)} of {wording.counted(series.points, 'configuration')}",
     )
     for reason, keys in excluded:
-        listed = ", ".join(key[:10] for key in keys[:8])
-        say(f"left out, {reason}: {len(keys)} ({listed}{', ...' if len(keys) > 8 else ''})")
+        say(f"left out, {reason}: {wording.counted(len(keys), 'run')}: {_some(keys, 8)}")
+
+
+def _some(keys: Sequence[str], most: int) -> str:
+    """The first digits of the first keys, and how many more there are."""
+    more = f" +{len(keys) - most:,}" if len(keys) > most else ""
+    return " ".join(key[:10] for key in keys[:most]) + more
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
@@ -221,6 +249,7 @@ def print_run(report: dict[str, Any]) -> None:
             OUT.print(Text(f"  {name:<11}{fact}"))
     OUT.print(Text(f"  {'definition':<11}{json.dumps(report['definition'], sort_keys=True)}"))
     if report["results"]:
+        OUT.print()
         print_table(
             [("metric", "left"), ("data set", "left"), ("split", "left"), ("value", "right")],
             [
@@ -234,6 +263,7 @@ def print_run(report: dict[str, Any]) -> None:
             ],
         )
     if report["attempts"]:
+        OUT.print()
         print_table(
             [
                 ("attempt", "right"),

@@ -3,23 +3,30 @@
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event
+from pathlib import Path
+from threading import Event, Lock
 from types import FrameType
 from typing import Any
 
+from db import answers
 from db import studies as stored
 from db.answers import Totals
-from db.store import Connection, Store, retrying
+from db.store import Connection, Store, StoreError, retrying
 from orchestrator import cluster
-from orchestrator.driver import CannotWork, Ended, drive
+from orchestrator.driver import CannotWork, Ended, drive, no_place
 from orchestrator.progress import Progress
 from orchestrator.screen import say
 from orchestrator.settings import Settings
 from studies.grid import Study
 
+log = logging.getLogger("vitscale.driver")
+
 SUBMIT_SECONDS = 60.0
+LOG_SECONDS = 10.0
+"""A driver on a cluster logs its progress so often."""
 
 
 def store_study(store: Store, study: Study) -> stored.Submitted:
@@ -61,16 +68,22 @@ def hand_over(store: Store, settings: Settings, study_id: int | None, address: s
     """Start a driver on a cluster, which stays there until nothing is left, and return.
 
     A second driver for the same work does no harm: leases arbitrate.
-    Raises ClusterUnreachable, and CannotWork for a SQLite store that several hosts would have to share.
+    Raises ClusterUnreachable; and CannotWork for a SQLite store that several hosts would have to share, or when the
+    driver finds an obstacle.
     """
     with cluster.remote_cluster(address):
-        others = cluster.hosts() - {os.uname().nodename}
+        others = cluster.other_hosts()
         if store.dialect == "sqlite" and others:
             raise CannotWork(
-                f"a SQLite store serves one host, and the cluster has others ({', '.join(sorted(others)[:3])}): "
+                f"a SQLite store serves one host, and the cluster has others: {', '.join(others[:3])}; "
                 "use PostgreSQL, as in --store postgresql://user@host/database"
             )
         cluster.start_driver(settings, study_id)
+
+
+def driver_log(settings: Settings, study_id: int | None) -> Path:
+    """Where a driver on a cluster writes what it does."""
+    return settings.logs / f"driver-{'all' if study_id is None else study_id}.log"
 
 
 class RemoteDriver:
@@ -79,21 +92,75 @@ class RemoteDriver:
     def __init__(self, settings: Settings, study_id: int | None) -> None:
         self.settings = settings
         self.study_id = study_id
+        self.at_work = Lock()
+        self.asked_again = Event()
 
-    def run(self) -> None:
-        """Work until nothing is left, then leave the cluster."""
-        import ray
-
-        store = Store.open(self.settings.store_url, create=False)
+    def obstacle(self) -> str | None:
+        """Why it cannot work from where it is, in one sentence; None when it can."""
         try:
-            drive(store, self.settings, self.study_id, stopping=Event(), progress=_log_progress)
+            driver_log(self.settings, self.study_id).parent.mkdir(parents=True, exist_ok=True)
+            store = Store.open(self.settings.store_url, create=False)
+        except (StoreError, OSError) as error:
+            return f"the cluster does not reach what it needs: {error}"
+        try:
+            with store.read() as connection:
+                demand = answers.demand(connection, self.study_id)
+        except StoreError as error:
+            return f"the cluster does not reach what it needs: {error}"
         finally:
             store.dispose()
+        room = cluster.capacity()
+        for row in demand:
+            if row.cpus > room.cpus or row.gpus > room.gpus:
+                return no_place(cluster.Shape(row.cpus, row.gpus), room)
+        return None
+
+    def run(self) -> None:
+        """Work until nothing is left, then leave the cluster. Asked while at work, look once more at the end."""
+        import ray
+
+        self.asked_again.set()
+        if not self.at_work.acquire(blocking=False):
+            return
+        handler = logging.FileHandler(driver_log(self.settings, self.study_id))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            while self.asked_again.is_set():
+                self.asked_again.clear()
+                self._work()
+        except Exception:  # nobody waits for this actor: the log is where its end can be read
+            log.exception("the driver ends")
+        finally:
             ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
+    def _work(self) -> None:
+        log.info("driver of %s, pid %d", "all studies" if self.study_id is None else self.study_id, os.getpid())
+        store = Store.open(self.settings.store_url, create=False)
+        try:
+            ended = drive(store, self.settings, self.study_id, stopping=Event(), progress=_LoggedProgress())
+        finally:
+            store.dispose()
+        log.info("nothing is left: %s", _counts(ended.totals))
 
-def _log_progress(totals: Totals) -> None:
-    logging.getLogger("vitscale.driver").info("%s", totals.states)
+
+class _LoggedProgress:
+    """Writes totals into the log, when they change and not more often than every few seconds."""
+
+    def __init__(self) -> None:
+        self.written = ""
+        self.at = -LOG_SECONDS
+
+    def __call__(self, totals: Totals) -> None:
+        counts, now = _counts(totals), time.monotonic()
+        if counts != self.written and now - self.at >= LOG_SECONDS:
+            self.written, self.at = counts, now
+            log.info("%s", counts)
+
+
+def _counts(totals: Totals) -> str:
+    return ", ".join(f"{runs:,} {state}" for state, runs in totals.states.items() if runs)
 
 
 @contextmanager

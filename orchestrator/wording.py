@@ -1,19 +1,35 @@
 """Numbers as people read them: FLOPs, times, shares."""
 
+from collections.abc import Sequence
+from math import floor, log10
+
 _PREFIXES = (("exa", 1e18), ("peta", 1e15), ("tera", 1e12), ("giga", 1e9), ("mega", 1e6))
 
 
 def flops(value: float) -> str:
     """`224 exaFLOP`, `0.214 teraFLOP`: three digits and the prefix that fits."""
-    for prefix, size in _PREFIXES:
-        if value >= 0.1 * size:
-            return f"{three_digits(value / size)} {prefix}FLOP"
-    return f"{value:.0f} FLOP"
+    unit, size = _unit(value)
+    return f"{three_digits(value / size)} {unit}" if size > 1 else f"{value:,.0f} {unit}"
+
+
+def flops_column(values: Sequence[float]) -> tuple[str, list[str]]:
+    """A unit for all values, for the heading of their column, and each value in it with three digits."""
+    known = [value for value in values if value > 0]
+    unit, size = _unit((min(known) * max(known)) ** 0.5 if known else 0.0)
+    return unit, [three_digits(value / size) for value in values]
+
+
+def _unit(value: float) -> tuple[str, float]:
+    return next(((f"{prefix}FLOP", size) for prefix, size in _PREFIXES if value >= 0.1 * size), ("FLOP", 1.0))
 
 
 def three_digits(value: float) -> str:
-    """Three significant digits without an exponent: 1,567 and 224 and 55.9 and 0.0123."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+    """Three significant digits without an exponent: 1,567 and 224 and 55.9 and 0.0123. From 100 on, all whole ones."""
+    if value == 0:
+        return "0"
+    # The exponent of the rounded value: 99.96 is 100 and 0.9996 is 1.00.
+    exponent = floor(log10(abs(float(f"{value:.2e}"))))
+    return f"{value:,.{max(0, 2 - exponent)}f}"
 
 
 def seconds(value: float) -> str:
@@ -37,3 +53,8 @@ def _two(whole: int, large: str, large_seconds: int, small: str, small_seconds: 
 def percent(share: float) -> str:
     """A share in [0, 1] as percent with two decimals."""
     return f"{100 * share:.2f} %"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2,000 runs`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

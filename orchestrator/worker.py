@@ -99,6 +99,7 @@ class Worker:
                     gpus=self.gpus,
                     study_id=study_id,
                     device=self.device.kind,
+                    numerics=self.device.numerics,
                 )
         except StoreUnreachable as error:
             log.warning("no run could be claimed: %s", error)
@@ -106,7 +107,7 @@ class Worker:
 
     def _do(self, store: Store, claim: ledger.Claim) -> None:
         """One attempt, from claim to commit. Whatever goes wrong inside ends up in the store, not here."""
-        with self._log_of(claim), Attempt(store, claim, self.settings, self.device.numerics) as attempt:
+        with self._log_of(claim), Attempt(store, claim, self.settings) as attempt:
             self.attempt = attempt
             attempt.ask(self.wish)
             try:
@@ -145,7 +146,7 @@ class Worker:
             resume=root / claim.checkpoint if claim.checkpoint else None,
             upstream=root / claim.upstream_checkpoint if claim.upstream_checkpoint else None,
             checkpoint_seconds=self.settings.checkpoint_seconds,
-            any_numerics=claim.any_numerics or self.settings.any_numerics,
+            any_numerics=self.settings.any_numerics,
         )
 
     def _commit(self, store: Store, attempt: Attempt, finished: Finished) -> str:
@@ -225,5 +226,5 @@ def _forget_all_but(final: Path) -> None:
 
 
 def log_path(logs: Path, key: str, fence: int) -> Path:
-    """The log file of an attempt."""
-    return logs / key[:2] / key / f"attempt-{fence}.log"
+    """The log file of an attempt. No folder for each run: making one costs more than all else around a short run."""
+    return logs / key[:2] / f"{key}-{fence}.log"

@@ -95,7 +95,12 @@ def claim(connection: Connection, *, owner: str = "a", lease_seconds: float = 60
 
 
 def try_claim(
-    connection: Connection, *, owner: str = "a", lease_seconds: float = 60, study: int | None = None
+    connection: Connection,
+    *,
+    owner: str = "a",
+    lease_seconds: float = 60,
+    study: int | None = None,
+    numerics: str = "cpu-avx2-1",
 ) -> Claim | None:
     """Claim a run for a place of two cores."""
     return ledger.claim(
@@ -109,6 +114,7 @@ def try_claim(
         gpus=0,
         study_id=study,
         device="cpu",
+        numerics=numerics,
     )
 
 

@@ -42,7 +42,6 @@ def checkpoint(connection: Connection, claimed: ledger.Claim, step: int) -> bool
         fence=claimed.fence,
         checkpoint=f"{claimed.fence}/{step}",
         step=step,
-        numerics="cpu-avx2-1",
     )
 
 
@@ -59,7 +58,6 @@ def test_a_run_is_claimed_renewed_committed_and_its_evaluation_follows(store: St
         assert (claimed.key, claimed.fence, claimed.checkpoint, claimed.checkpoint_step) == (first.key, 1, None, 0)
         assert claimed.definition == first.definition
         assert builders.try_claim(c) is None, "the evaluation waits"
-        assert ledger.started(c, run_id=claimed.run_id, fence=1, numerics="cpu-avx2-1", log="logs/1", first_step=0)
         assert renew(c, claimed, 10, measurements=[(10, metrics.TRAIN_LOSS, 2.5)]) == "continue"
         assert checkpoint(c, claimed, 20)
         assert builders.commit(c, claimed)
@@ -73,12 +71,7 @@ def test_a_run_is_claimed_renewed_committed_and_its_evaluation_follows(store: St
         (result,) = answers.results_of(c, study)
         assert (result.key, result.metric, result.value) == (test.key, "accuracy", 0.75)
         (attempt,) = answers.attempts_of(c, claimed.run_id)
-        assert (attempt.outcome, attempt.log, attempt.numerics, attempt.last_step) == (
-            "done",
-            "logs/1",
-            "cpu-avx2-1",
-            40,
-        )
+        assert (attempt.outcome, attempt.numerics, attempt.last_step) == ("done", "cpu-avx2-1", 40)
         assert answers.measurements_of(c, claimed.run_id, metrics.TRAIN_LOSS) == [(10, 2.5)]
         (run,) = answers.run_named(c, first.key[:10])
         assert (run.step, run.numerics, run.owner, run.lease_until) == (40, "cpu-avx2-1", None, None)
@@ -118,9 +111,6 @@ def test_a_stale_worker_is_refused_and_recorded_whatever_it_writes(store: Store)
     writes: dict[str, Callable[[Connection, ledger.Claim], bool]] = {
         "renew": lambda c, old: renew(c, old, 5, measurements=[(5, "train_loss_nats", 1.0)]) == "lost",
         "checkpoint": lambda c, old: not checkpoint(c, old, 5),
-        "started": lambda c, old: (
-            not ledger.started(c, run_id=old.run_id, fence=old.fence, numerics="x", log=None, first_step=0)
-        ),
         "commit": lambda c, old: not builders.commit(c, old, accuracy=0.9),
         "fail": lambda c, old: builders.fail(c, old) == "lost",
         "release": lambda c, old: ledger.release(c, run_id=old.run_id, fence=old.fence, step=1) == "lost",
@@ -284,7 +274,15 @@ def test_a_claim_fits_the_place_and_the_study(store: Store) -> None:
     with store.begin() as c:
         builders.submit(c, [training(seed=1)])
         other = builders.submit(c, [training(seed=2)], name="other")
-        place = {"owner": "a", "host": "h", "pid": 1, "process_started": None, "lease_seconds": 9.0, "device": "cpu"}
+        place = {
+            "owner": "a",
+            "host": "h",
+            "pid": 1,
+            "process_started": None,
+            "lease_seconds": 9.0,
+            "device": "cpu",
+            "numerics": "x",
+        }
         assert ledger.claim(c, **place, cpus=0, gpus=0) is None  # type: ignore[arg-type]
         assert ledger.claim(c, **place, cpus=8, gpus=1) is None  # type: ignore[arg-type]
         assert builders.claim(c, study=other).key == training(seed=2).key
@@ -396,19 +394,14 @@ def test_live_attempts_are_those_at_work_and_say_whether_their_lease_is_over(sto
 def test_the_numerics_class_of_step_0_stays_the_one_of_the_run(store: Store) -> None:
     with store.begin() as c:
         study = builders.submit(c, [training()])
-
-        def begin(numerics: str, step: int) -> ledger.Claim:
-            claimed = builders.claim(c)
-            assert ledger.started(
-                c, run_id=claimed.run_id, fence=claimed.fence, numerics=numerics, log=None, first_step=step
-            )
-            return claimed
-
-        dead(c, begin("first", 0))
-        again = begin("second", 0)
+        first = builders.try_claim(c, numerics="first")
+        assert first is not None
+        dead(c, first)
+        again = builders.try_claim(c, numerics="second")
+        assert again is not None
         checkpoint(c, again, 5)
         dead(c, again)
-        begin("third", 5)
+        assert builders.try_claim(c, numerics="third") is not None
         (run,) = answers.runs_of(c, study)
         assert run.numerics == "second"
 

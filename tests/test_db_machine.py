@@ -137,7 +137,6 @@ class Ledger(RuleBasedStateMachine):
                 fence=claimed.fence,
                 checkpoint="x",
                 step=claimed.checkpoint_step + 1,
-                numerics=None,
             )
         )
         over = text("UPDATE run SET lease_until = 0 WHERE id = :id")

@@ -207,6 +207,8 @@ def kill_until_done(site: Site, kills: int, luck: random.Random, longest_seconds
             killed["driver"] += 1
             driver.kill()
             driver.wait()
+            assert driver.stdout is not None
+            driver.stdout.close()
             driver = site.start("resume") if site.is_stored() else site.start_submit()
     printed, _ = driver.communicate(timeout=900)
     assert driver.returncode == 0, printed
