@@ -29,6 +29,8 @@ from db.views import frontier_rows
 from studies.metrics import fewshot_accuracy
 
 _CHUNK = 1_000
+_LATEST = 500
+"""So many trainings say how fast a device is."""
 
 
 @dataclass(frozen=True)
@@ -389,7 +391,10 @@ def measured_metrics_of(connection: Connection, run_id: int) -> list[str]:
 
 
 def measured_rate(connection: Connection) -> dict[str, float]:
-    """Training FLOP/s on each device: the median over trainings, each by the attempt that ended it."""
+    """Training FLOP/s on each device: the median over the latest trainings, each by the attempt that ended it.
+
+    Attempts of less than a second are left out: they measure the start of a run.
+    """
     query = (
         select(
             AttemptRow.device,
@@ -407,8 +412,10 @@ def measured_rate(connection: Connection) -> dict[str, float]:
             AttemptRow.outcome == Outcome.DONE,
             AttemptRow.device.is_not(None),
             AttemptRow.last_step > AttemptRow.first_step,
-            AttemptRow.ended_at > AttemptRow.started_at,
+            AttemptRow.ended_at >= AttemptRow.started_at + 1.0,
         )
+        .order_by(AttemptRow.ended_at.desc())
+        .limit(_LATEST)
     )
     rates: dict[str, list[float]] = defaultdict(list)
     for row in connection.execute(query):

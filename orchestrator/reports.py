@@ -227,6 +227,10 @@ def frontier_rows(found: Frontier) -> list[FrontierRow]:
     ]
 
 
+def _labelled(point: dict[str, Any]) -> dict[str, Any]:
+    return {"label": point.pop("model"), **point}
+
+
 def frontier_json(found: Frontier) -> dict[str, Any]:
     """The frontier for programs."""
     series = found.series
@@ -237,6 +241,6 @@ def frontier_json(found: Frontier) -> dict[str, Any]:
         "split": series.split,
         "image_size": series.image_size,
         "configurations": series.points,
-        "points": [asdict(point) for point in found.frontier],
+        "points": [_labelled(asdict(point)) for point in found.frontier],
         "excluded": [{"reason": reason, "count": len(keys), "runs": keys} for reason, keys in found.excluded],
     }
