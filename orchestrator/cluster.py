@@ -32,7 +32,8 @@ _TOKEN = (
     "RAY_AUTH_TOKEN, or the file that RAY_AUTH_TOKEN_PATH names, must hold the cluster's token "
     "(RAY_AUTH_MODE=disabled, if it has none)"
 )
-_TEMPORARY = "vitscale-ray-"
+_TEMPORARY = f"vitscale-{processes.HOST.split('#')[-1][:8]}-"
+"""Begins the names of our temporary folders; the pid that follows means something on this host only."""
 
 
 class ClusterUnreachable(Exception):

@@ -17,6 +17,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -195,25 +196,33 @@ def kill_until_done(site: Site, kills: int, luck: random.Random, longest_seconds
     """Kill the driver or a worker with SIGKILL at random moments; start the driver again when it is dead."""
     killed: Counter[str] = Counter()
     driver = site.start_submit()
-    while killed.total() < kills:
-        time.sleep(luck.uniform(0.5, longest_seconds))
-        if driver.poll() is not None:
-            break  # it was quicker than we
-        workers = site.workers() if site.is_stored() else []
-        if workers and luck.random() < 0.6:
-            killed["worker"] += 1
-            os.kill(luck.choice(workers), signal.SIGKILL)
-        else:
-            killed["driver"] += 1
-            driver.kill()
-            driver.wait()
-            assert driver.stdout is not None
-            driver.stdout.close()
-            driver = site.start("resume") if site.is_stored() else site.start_submit()
-    printed, _ = driver.communicate(timeout=900)
+    try:
+        while killed.total() < kills:
+            time.sleep(luck.uniform(0.5, longest_seconds))
+            if driver.poll() is not None:
+                break  # it was quicker than we
+            workers = site.workers() if site.is_stored() else []
+            if workers and luck.random() < 0.6:
+                with suppress(ProcessLookupError):  # it died with its driver, and nobody has noticed yet
+                    os.kill(luck.choice(workers), signal.SIGKILL)
+                    killed["worker"] += 1
+            else:
+                killed["driver"] += 1
+                kill(driver)
+                driver = site.start("resume") if site.is_stored() else site.start_submit()
+        printed, _ = driver.communicate(timeout=900)
+    finally:
+        kill(driver)
     assert driver.returncode == 0, printed
     assert "Traceback" not in printed
     return killed
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """Where tensors live and how steps are timed and cast there: the only file that knows one accelerator from another."""
 
+import functools
 import os
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -44,8 +47,7 @@ class Device:
         """The numerics class: on places with equal text, equal work gives equal bits."""
         version = torch.__version__.split("+")[0]
         if self.torch.type == "cpu":
-            capability = torch.backends.cpu.get_cpu_capability().lower()
-            return f"cpu {capability} threads={self.threads} torch={version}"
+            return f"cpu {_instruction_set()} threads={self.threads} torch={version}"
         # CPU threads do no arithmetic there.
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         return f"cuda {self.kind} cuda={torch.version.cuda} cudnn={cudnn} torch={version}"
@@ -75,3 +77,20 @@ class Device:
         """Return when all work that was handed to the device is done."""
         if self.torch.type != "cpu":
             torch.accelerator.synchronize(self.torch)
+
+
+@functools.cache
+def _instruction_set() -> str:
+    """What decides which kernels the CPU's libraries choose: the maker, the vector width, and units for products.
+
+    MKL takes other paths on one maker's processors than on another's of the same instruction set.
+    """
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    try:
+        facts = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return capability
+    maker = re.search(r"^vendor_id\s*:\s*(\S+)", facts, re.MULTILINE)
+    flags = re.search(r"^flags\s*:(.*)$", facts, re.MULTILINE)
+    units = {"avx512_bf16", "avx512_vnni", "amx_bf16"} & set(flags[1].split() if flags else ())
+    return "+".join([*([maker[1]] if maker else []), capability, *sorted(units)])
