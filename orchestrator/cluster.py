@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -61,16 +61,17 @@ def local_cluster(cpus: int) -> Iterator[None]:
 
     folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-"))
     try:
-        ray.init(
-            address="local",  # without it, any cluster that runs here would be joined
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-            namespace=NAMESPACE,
-            _temp_dir=str(folder),
-        )
+        with chdir(folder):  # Ray lets workers import from here first: a user's own `db` would hide ours
+            ray.init(
+                address="local",  # without it, any cluster that runs here would be joined
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+                namespace=NAMESPACE,
+                _temp_dir=str(folder),
+            )
         yield
     finally:
         ray.shutdown()
@@ -91,13 +92,14 @@ def remote_cluster(address: str) -> Iterator[None]:
     from ray.exceptions import RayError
 
     try:
-        ray.init(
-            address=address,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"py_modules": _our_packages()},
-        )
+        with tempfile.TemporaryDirectory() as empty, chdir(empty):  # as above
+            ray.init(
+                address=address,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"py_modules": _our_packages()},
+            )
     except (ConnectionError, ValueError, RuntimeError, TimeoutError, RayError) as error:
         raise ClusterUnreachable(
             f"the Ray cluster at {address} cannot be joined from here, run the command on one of its machines: "

@@ -40,7 +40,15 @@ def settings(store: str | None, folder: Path | None) -> Settings:
     given = folder or (Path(os.environ["VITSCALE_FOLDER"]) if os.environ.get("VITSCALE_FOLDER") else None)
     place = (given or _nearest_folder(Path.cwd())).absolute()
     url = store or os.environ.get("VITSCALE_STORE") or f"sqlite:///{place / 'store.db'}"
-    return replace(Settings(store_url=url, folder=place), **_tuned())
+    return replace(Settings(store_url=_absolute(url), folder=place), **_tuned())
+
+
+def _absolute(url: str) -> str:
+    """A SQLite URL with a relative path would name another file in a worker's folder."""
+    begin, slashes, path = url.partition(":///")
+    if begin.startswith("sqlite") and slashes and path and not path.startswith(("/", ":")):
+        return f"{begin}{slashes}{Path.cwd() / path}"
+    return url
 
 
 def _nearest_folder(start: Path) -> Path:
