@@ -383,11 +383,12 @@ def _bill(study: "Study", settings: "Settings", device: str, units: int | None) 
     """Price a study against the store, if there is one."""
     from db import answers
     from db.store import StoreMissing
+    from orchestrator.processes import usable_cpus
     from studies.bill import bill
     from studies.devices import device_rate
 
     rate = device_rate(device)
-    units = units or (len(os.sched_getaffinity(0)) if device == "cpu" else 1)
+    units = units or (usable_cpus() if device == "cpu" else 1)
     known: dict[str, str] = {}
     measured = None
     try:

@@ -43,6 +43,13 @@ def is_alive(pid: int, process_started: float | None) -> bool:
     return started_at(pid) == process_started
 
 
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def own() -> tuple[int, float | None]:
     """Pid and starting time of this process."""
     return os.getpid(), started_at(os.getpid())

@@ -15,7 +15,7 @@ from db import answers
 from db import studies as stored
 from db.answers import Totals
 from db.store import Connection, Store, StoreError, retrying
-from orchestrator import cluster
+from orchestrator import cluster, processes
 from orchestrator.driver import CannotWork, Ended, drive, no_place
 from orchestrator.progress import Progress
 from orchestrator.screen import say
@@ -57,7 +57,7 @@ def work_here(store: Store, settings: Settings, study_id: int | None, workers: i
     Raises what `drive` raises.
     """
     logging.getLogger("vitscale").addHandler(logging.NullHandler())
-    cpus = workers or len(os.sched_getaffinity(0))
+    cpus = workers or processes.usable_cpus()
     stopping = Event()
     say(f"starting {cpus} workers ...")
     with cluster.local_cluster(cpus), _interruptible(stopping), Progress() as progress:
