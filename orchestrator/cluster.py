@@ -293,11 +293,11 @@ class Pool:
                 ray.get(hired.working)
                 found.append(Left(hired, died=False, error=None))
             except ActorUnavailableError as error:
-                found.append(Left(hired, died=False, error=_first_line(error)))
+                found.append(Left(hired, died=False, error=_short(error)))
             except RayActorError as error:
-                found.append(Left(hired, died=True, error=_first_line(error)))
+                found.append(Left(hired, died=True, error=_short(error)))
             except RayError as error:  # the worker's loop itself failed: its process is alive, its run is not
-                found.append(Left(hired, died=True, error=_first_line(error)))
+                found.append(Left(hired, died=True, error=_short(error)))
                 ray.kill(hired.actor)
         return found
 
@@ -319,9 +319,11 @@ class Pool:
         worker.actor.ask.remote("yield")
 
 
-def _first_line(error: Exception) -> str:
+def _short(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[-1].split(" Worker exit detail: ")[0]  # what follows is a paragraph of guesses
 
 
 # ------------------------------------------------------------------------------------------------ a driver that stays
@@ -350,7 +352,7 @@ def start_driver(settings: Settings, study_id: int | None) -> None:
         obstacle = ray.get(driver.obstacle.remote(), timeout=DRIVER_SECONDS)
     except (RayError, TimeoutError) as error:
         ray.kill(driver)
-        raise CannotWork(f"the driver does not start on the cluster: {_first_line(error)}") from None
+        raise CannotWork(f"the driver does not start on the cluster: {_short(error)}") from None
     if obstacle is not None:
         ray.kill(driver)
         raise CannotWork(obstacle)

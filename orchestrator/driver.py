@@ -143,7 +143,7 @@ class _Driver:
         """A worker is gone. Its run is free at once if the substrate says that its process died."""
         who = left.worker.host_and_pid()
         if left.error is not None:
-            log.warning("a worker left: %s", left.error)
+            log.warning("a worker is gone, its run goes on from its checkpoint: %s", left.error)
         if left.died and who is None:
             self.deaths_before_work += 1
             if self.deaths_before_work >= DEATHS_BEFORE_WORK:

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from threading import Event, Lock
 from types import FrameType
@@ -56,11 +56,18 @@ def work_here(store: Store, settings: Settings, study_id: int | None, workers: i
     workers: CPUs to use; all that this process may use when None.
     Raises what `drive` raises.
     """
-    logging.getLogger("vitscale").addHandler(logging.NullHandler())
     cpus = workers or processes.usable_cpus()
     stopping = Event()
     say(f"starting {cpus} workers ...")
-    with cluster.local_cluster(cpus), _interruptible(stopping), Progress() as progress:
+    # Ray prints a paragraph to stdout about each worker that dies, whatever it is told. We say it in a line.
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+        cluster.local_cluster(cpus),
+        _interruptible(stopping),
+        Progress() as progress,
+        _warnings_said(),
+    ):
         return drive(store, settings, study_id, stopping=stopping, progress=progress)
 
 
@@ -161,6 +168,23 @@ class _LoggedProgress:
 
 def _counts(totals: Totals) -> str:
     return ", ".join(f"{runs:,} {state}" for state, runs in totals.states.items() if runs)
+
+
+class _Said(logging.Handler):
+    """Says what the driver warns of, above the progress."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    handler = _Said(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 @contextmanager

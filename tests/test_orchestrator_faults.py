@@ -239,6 +239,30 @@ def test_the_quickstart_survives_kill_9_of_driver_and_workers_at_random_moments_
 
 
 @pytest.mark.slow
+def test_a_worker_that_dies_is_said_in_one_line_and_not_on_stdout(tmp_path: Path, undisturbed: str) -> None:
+    site = Site(tmp_path, LONG)
+    messages = tmp_path / "messages"
+    with messages.open("w") as stderr:
+        driver = subprocess.Popen(
+            [VITSCALE, "submit", str(site.study)],
+            cwd=tmp_path,
+            env=site.environment,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        site.wait_until(some_checkpoint)
+        os.kill(site.workers()[0], signal.SIGKILL)
+        printed, _ = driver.communicate(timeout=300)
+    said = messages.read_text()
+    assert driver.returncode == 0, said
+    assert printed == ""
+    assert len([line for line in said.splitlines() if "a worker is gone" in line]) == 1
+    assert "OOM" not in said, "Ray's paragraph of guesses stays away"
+    assert site.table() == undisturbed
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kills_lose_nothing_on_postgresql(tmp_path: Path, postgres_url: str, undisturbed: str) -> None:
     site = Site(tmp_path, LONG, postgres_url)
