@@ -193,7 +193,7 @@ class Evaluate(Frozen):
 
 
 class FewShot(Frozen):
-    """Closed-form ridge regression from frozen features to {-1, +1} targets (`reference/protocols.md`, section 4)."""
+    """Closed-form ridge regression from frozen features to {-1, +1} targets, as in `docs/definitions.md`."""
 
     kind: Literal["fewshot"] = "fewshot"
     upstream: Digest
