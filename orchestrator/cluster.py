@@ -32,8 +32,10 @@ _TOKEN = (
     "RAY_AUTH_TOKEN, or the file that RAY_AUTH_TOKEN_PATH names, must hold the cluster's token "
     "(RAY_AUTH_MODE=disabled, if it has none)"
 )
-_TEMPORARY = f"vitscale-{processes.HOST.split('#')[-1][:8]}-"
+_TEMPORARY = f"vitscale-{processes.HOST.split('#')[-1][:4]}-"
 """Begins the names of our temporary folders; the pid that follows means something on this host only."""
+_LONGEST_TEMPORARY = len("/var/tmp")
+"""Ray puts sockets below it, whose paths the operating system limits to 107 characters."""
 
 
 class ClusterUnreachable(Exception):
@@ -59,7 +61,7 @@ def local_cluster(cpus: int) -> Iterator[None]:
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one into the home folder
     import ray
 
-    folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=_temporary_base()))
     try:
         with chdir(folder):  # Ray lets workers import from here first: a user's own `db` would hide ours
             ray.init(
@@ -183,10 +185,15 @@ def _our_packages() -> list[Any]:
 
 def _sweep_folders_of_the_dead() -> None:
     """Remove what local clusters left behind whose driver was killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
+    for folder in _temporary_base().glob(f"{_TEMPORARY}*"):
         pid = folder.name.removeprefix(_TEMPORARY).split("-")[0]
         if pid.isdigit() and processes.started_at(int(pid)) is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary_base() -> Path:
+    chosen = Path(tempfile.gettempdir())
+    return chosen if len(str(chosen)) <= _LONGEST_TEMPORARY else Path("/tmp")
 
 
 def capacity() -> Shape:

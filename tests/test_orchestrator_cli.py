@@ -470,13 +470,15 @@ def test_flags_come_before_variables_and_these_before_the_folder(done: Path, tmp
     assert json.loads(elsewhere.out)["checkpoint"].startswith("/files/checkpoints/")
 
 
-def test_a_users_own_packages_of_our_names_and_a_relative_store_do_no_harm(tmp_path: Path) -> None:
-    """Ray would let workers import from the working folder first, and work in another one."""
+def test_own_packages_of_our_names_a_relative_store_and_a_long_tmpdir_do_no_harm(tmp_path: Path) -> None:
+    """Ray would let workers import from the working folder first, work in another one, and name sockets too long."""
+    long = tmp_path / ("temporary" * 8)
+    long.mkdir()
     for name in ("db", "studies", "workers", "orchestrator"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not ours')\n")
     (tmp_path / "tiny.yaml").write_text(TINY)
-    ended = vitscale("submit", "tiny.yaml", "--store", "sqlite:///own.db", cwd=tmp_path)
+    ended = vitscale("submit", "tiny.yaml", "--store", "sqlite:///own.db", cwd=tmp_path, TMPDIR=str(long))
     assert ended.code == 0, ended.err
     assert (tmp_path / "own.db").exists()
     assert f"{TINY_RUNS} runs done" in ended.err
