@@ -370,6 +370,22 @@ def test_a_loss_that_is_not_finite_fails_its_run_blocks_its_evaluation_and_stops
     assert losses[-1][1] is None, "a loss that is no finite number is stored as NULL"
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_in_another_numerics_class_only_when_asked_and_then_its_results_say_so(tmp_path: Path) -> None:
+    site = Site(tmp_path, LONG.replace("[ViT-m/2, ViT-m/4]", "ViT-m/2").replace("seed: [0, 1]", "seed: 0"))
+    driver = site.start_submit()
+    site.wait_until(some_checkpoint)
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=60)
+    site.study.write_text(site.study.read_text() + "resources: {cpus: 2}\n")  # another thread count, other bits
+    code, printed = site.submit()
+    assert code == 5, printed
+    assert "to go on would change bits; ask for it with --any-numerics" in printed
+    code, printed = site.run("resume", "long", "--failed", "--any-numerics")
+    assert code == 0, printed
+    assert all(line.endswith(",true") for line in site.table().splitlines()[1:]), "column mixed_numerics"
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 3 MB."""

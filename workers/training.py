@@ -151,8 +151,8 @@ class Training:
         other = facts.numerics != self.device.numerics
         if other and not place.any_numerics:
             raise OtherNumerics(
-                f"{place.resume} was computed on '{facts.numerics}', and this place is '{self.device.numerics}':"
-                " going on would change bits, so it is done only when asked for"
+                f"the checkpoint of step {facts.step:,} is of '{facts.numerics}', this place is "
+                f"'{self.device.numerics}': to go on would change bits; ask for it with --any-numerics"
             )
         for name, tensor in state.items():
             tensor.copy_(tensors[name])
