@@ -413,7 +413,8 @@ def _work(
     """Work here, or hand over. Ends the command with the exit code that the outcome stands for."""
     from db import answers
     from orchestrator import reports, screen, wording
-    from orchestrator.submission import driver_log, hand_over, work_here
+    from orchestrator.handover import driver_log, hand_over
+    from orchestrator.submission import work_here
 
     with store.read() as connection:
         unfinished = answers.totals(connection, study_id).unfinished

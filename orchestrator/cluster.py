@@ -1,4 +1,4 @@
-"""Everything that Ray is asked for: a local cluster or a given one, worker actors, and a driver that stays there.
+"""What Ray is asked for: a local cluster or a given one, and worker actors on it.
 
 Ray is a substrate and no memory: what is done, failed or left is in the store.
 """
@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,6 @@ from orchestrator.worker import Perform, Worker
 NAMESPACE = "vitscale"
 OBJECT_STORE_BYTES = 100 * 1024**2
 """Ray's shared memory on a laptop. Nothing large travels through it."""
-DRIVER_SECONDS = 120
-"""How long a cluster has to start a driver; its first one unpacks our code there."""
 ANSWER_SECONDS = 10
 """How long a cluster has for its first answer."""
 _TOKEN = (
@@ -300,11 +297,11 @@ class Pool:
                 ray.get(hired.working)
                 found.append(Left(hired, died=False, error=None))
             except ActorUnavailableError as error:
-                found.append(Left(hired, died=False, error=_short(error)))
+                found.append(Left(hired, died=False, error=short(error)))
             except RayActorError as error:
-                found.append(Left(hired, died=True, error=_short(error)))
+                found.append(Left(hired, died=True, error=short(error)))
             except RayError as error:  # the worker's loop itself failed: its process is alive, its run is not
-                found.append(Left(hired, died=True, error=_short(error)))
+                found.append(Left(hired, died=True, error=short(error)))
                 ray.kill(hired.actor)
         return found
 
@@ -326,41 +323,9 @@ class Pool:
         worker.actor.ask.remote("yield")
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
+    """What an error of Ray says, without its paragraph of guesses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    return lines[-1].split(" Worker exit detail: ")[0]  # what follows is a paragraph of guesses
-
-
-# ------------------------------------------------------------------------------------------------ a driver that stays
-
-
-def start_driver(settings: Settings, study_id: int | None) -> None:
-    """Start a driver as a detached actor; where one for the same study is at work, it takes note and goes on.
-
-    Raises CannotWork when it cannot work there: a store out of its reach, or runs that find no place.
-    """
-    import ray
-    from ray.exceptions import RayError
-
-    from orchestrator.driver import CannotWork
-    from orchestrator.submission import RemoteDriver
-
-    store = sha256(settings.store_url.encode()).hexdigest()[:8]  # another store's studies have the same numbers
-    name = f"driver-{store}-{'all' if study_id is None else study_id}"
-    driver: Any = (
-        ray.remote(RemoteDriver)
-        # One thread works, one is free to answer.
-        .options(name=name, lifetime="detached", get_if_exists=True, num_cpus=0, max_concurrency=2)
-        .remote(settings, study_id)
-    )
-    try:
-        obstacle = ray.get(driver.obstacle.remote(), timeout=DRIVER_SECONDS)
-    except (RayError, TimeoutError) as error:
-        ray.kill(driver)
-        raise CannotWork(f"the driver does not start on the cluster: {_short(error)}") from None
-    if obstacle is not None:
-        ray.kill(driver)
-        raise CannotWork(obstacle)
-    driver.run.remote()
+    return lines[-1].split(" Worker exit detail: ")[0]
