@@ -29,6 +29,9 @@ _TOKEN = (
     "RAY_AUTH_TOKEN, or the file that RAY_AUTH_TOKEN_PATH names, must hold the cluster's token "
     "(RAY_AUTH_MODE=disabled, if it has none)"
 )
+NOWHERE = "/"
+"""Where we are while Ray starts. Workers work there, and import from there first: in the user's folder, a `db` of their
+own would hide ours. It must outlive us: workers of a killed driver live on for some seconds."""
 _TEMPORARY = f"vitscale-{processes.HOST.split('#')[-1][:4]}-"
 """Begins the names of our temporary folders; the pid that follows means something on this host only."""
 _LONGEST_TEMPORARY = len("/var/tmp")
@@ -60,7 +63,7 @@ def local_cluster(cpus: int) -> Iterator[None]:
 
     folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=_temporary_base()))
     try:
-        with chdir(folder):  # Ray lets workers import from here first: a user's own `db` would hide ours
+        with chdir(NOWHERE):
             ray.init(
                 address="local",  # without it, any cluster that runs here would be joined
                 num_cpus=cpus,
@@ -91,7 +94,7 @@ def remote_cluster(address: str) -> Iterator[None]:
     from ray.exceptions import RayError
 
     try:
-        with tempfile.TemporaryDirectory() as empty, chdir(empty):  # as above
+        with chdir(NOWHERE):
             ray.init(
                 address=address,
                 namespace=NAMESPACE,
@@ -278,7 +281,7 @@ class Pool:
         actor: Any = (
             ray.remote(Worker)
             .options(num_cpus=shape.cpus, num_gpus=shape.gpus, max_concurrency=2, max_restarts=0)
-            .remote(self.settings, shape.cpus, shape.gpus, self.perform)
+            .remote(self.settings, shape.cpus, shape.gpus, self.perform, (processes.HOST, *processes.own()))
         )
         self.workers.append(Hired(shape, actor, actor.work.remote(self.study_id), actor.identity.remote()))
 

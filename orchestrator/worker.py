@@ -35,8 +35,14 @@ class Worker:
     Two threads: `work` works, and `ask` is answered beside it.
     """
 
-    def __init__(self, settings: Settings, cpus: int, gpus: int, perform: Perform | None = None) -> None:
-        """perform: what does a run; `workers.perform.perform` when None, imported here so that torch loads once."""
+    def __init__(
+        self, settings: Settings, cpus: int, gpus: int, perform: Perform | None, driver: tuple[str, int, float | None]
+    ) -> None:
+        """What the worker has and for whom it works.
+
+        perform: what does a run; `workers.perform.perform` when None, imported here so that torch loads once.
+        driver: host, pid and starting time of the process that hired it.
+        """
         from workers.devices import Device
 
         if perform is None:
@@ -45,6 +51,7 @@ class Worker:
             perform = perform_run
         self.settings = settings
         self.cpus, self.gpus = cpus, gpus
+        self.driver = driver
         self.perform = perform
         kind = "cpu" if settings.device == "auto" and not gpus else settings.device  # without a GPU granted, use none
         self.device: Device = Device.named(kind, threads=cpus)
@@ -72,7 +79,7 @@ class Worker:
         store = Store.open(self.settings.store_url, create=False)
         try:
             pause = IDLE_SECONDS[0]
-            while self.wish is Wish.CONTINUE:
+            while self.wish is Wish.CONTINUE and not self._is_orphan():
                 claim = self._claim(store, study_id)
                 if claim is None:
                     self.asked.wait(pause)
@@ -84,6 +91,11 @@ class Worker:
         finally:
             store.dispose()
         return self.runs
+
+    def _is_orphan(self) -> bool:
+        """The driver was killed, as far as this host can tell. Ray takes some seconds to end its workers."""
+        host, pid, started = self.driver
+        return host == processes.HOST and not processes.is_alive(pid, started)
 
     def _claim(self, store: Store, study_id: int | None) -> ledger.Claim | None:
         try:
