@@ -91,12 +91,17 @@ def run(store: Store, found: answers.Run, settings: Settings) -> dict[str, Any]:
     with store.read() as connection:
         attempts = answers.attempts_of(connection, found.id)
         results = answers.results_of_run(connection, found.id)
+        measurements = {
+            metric: answers.measurements_of(connection, found.id, metric)
+            for metric in answers.measured_metrics_of(connection, found.id)
+        }
     report = asdict(found)
     report["definition"] = json.loads(found.definition)
     report["checkpoint"] = str(settings.checkpoints / found.checkpoint) if found.checkpoint else None
     report["results"] = [
         {"metric": each.metric, "dataset": each.dataset, "split": each.split, "value": each.value} for each in results
     ]
+    report["measurements"] = measurements
     report["attempts"] = [
         {**asdict(attempt), "log": str(log_path(settings.logs, found.key, attempt.fence))} for attempt in attempts
     ]

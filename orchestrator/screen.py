@@ -238,6 +238,12 @@ def _some(keys: Sequence[str], most: int) -> str:
 # --------------------------------------------------------------------------------------------------------------- runs
 
 
+def _course(values: Sequence[tuple[int, float | None]]) -> str:
+    """The first and the last of a run's measurements; all of them are in the JSON."""
+    shown = [f"{'not finite' if value is None else f'{value:.4g}'} at step {step:,}" for step, value in values]
+    return " to ".join([shown[0], shown[-1]] if len(shown) > 1 else shown)
+
+
 def print_run(report: dict[str, Any]) -> None:
     """One run: what it is, what came out, and each attempt at it."""
     OUT.print(Text.assemble((report["key"], "bold"), "  ", state(report["state"])))
@@ -245,10 +251,12 @@ def print_run(report: dict[str, Any]) -> None:
         ("run", f"{report['kind']} of {report['model']} ({report['family']}), seed {report['seed']}"),
         (
             "data",
-            f"{report['dataset']} {report['split']}, {report['data_rows']:,} images, {report['image_size']} pixels",
+            f"{report['dataset']} {report['split']}, {report['image_size']} pixels; "
+            f"trained on {report['data_rows']:,} images",
         ),
         ("cost", f"{wording.flops(report['flops'])}, {report['images']:,} images, {report['parameters']:,} parameters"),
         ("step", f"{report['step']:,} of {report['steps']:,}" if report["steps"] else None),
+        *((metric, _course(values)) for metric, values in report["measurements"].items()),
         ("cause", report["cause"]),
         ("upstream", report["upstream"]),
         ("numerics", report["numerics"]),
@@ -256,8 +264,8 @@ def print_run(report: dict[str, Any]) -> None:
     ]
     for name, fact in facts:
         if fact:
-            OUT.print(Text(f"  {name:<11}{fact}"))
-    OUT.print(Text(f"  {'definition':<11}{json.dumps(report['definition'], sort_keys=True)}"))
+            OUT.print(Text(f"  {name:<17}{fact}"))
+    OUT.print(Text(f"  {'definition':<17}{json.dumps(report['definition'], sort_keys=True)}"))
     if report["results"]:
         OUT.print()
         print_table(

@@ -299,7 +299,11 @@ def test_show_tells_all_about_a_run(done: Path, key: str) -> None:
     assert Path(shown["checkpoint"]).exists()
     assert Path(shown["attempts"][0]["log"]).exists()
     assert [each["metric"] for each in shown["results"]]
+    losses = shown["measurements"]["train_loss_nats"]
+    assert [step for step, _ in losses] == sorted({step for step, _ in losses})
+    assert losses[-1] == [shown["steps"], shown["results"][0]["value"]], "the last loss is the result"
     text = vitscale("show", key[:8], cwd=done).out
+    assert f"to {losses[-1][1]:.4g} at step {shown['steps']}" in text
     assert text.startswith(key)
     assert all(repr(each["value"]) in text for each in shown["results"])
 
