@@ -371,6 +371,30 @@ def test_a_loss_that_is_not_finite_fails_its_run_blocks_its_evaluation_and_stops
 
 
 @pytest.mark.slow
+def test_a_run_whose_checkpoint_was_damaged_begins_anew_and_gives_the_same_bits(
+    tmp_path: Path, undisturbed: str
+) -> None:
+    site = Site(tmp_path, LONG)
+    driver = site.start_submit()
+    site.wait_until(some_checkpoint)
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=60)
+    stopped = [run for run in site.runs() if run.state == "ready" and run.checkpoint_step > 0]
+    assert stopped
+    for run in stopped:
+        assert run.checkpoint is not None
+        state = tmp_path / ".vitscale" / "checkpoints" / run.checkpoint / "state.safetensors"
+        content = bytearray(state.read_bytes())
+        content[len(content) // 2] ^= 1
+        state.write_bytes(content)
+    code, printed = site.run("resume", "long")
+    assert code == 0, printed
+    assert site.table() == undisturbed
+    for run in stopped:
+        assert "the run begins anew" in site.run("logs", run.key)[1]
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_numerics_class_only_when_asked_and_then_its_results_say_so(tmp_path: Path) -> None:
     site = Site(tmp_path, LONG.replace("[ViT-m/2, ViT-m/4]", "ViT-m/2").replace("seed: [0, 1]", "seed: 0"))
     driver = site.start_submit()
