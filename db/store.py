@@ -162,15 +162,19 @@ class Store:
             "sqlite": f"SELECT count(*) FROM sqlite_master WHERE name = '{VERSION_TABLE}'",
             "postgresql": f"SELECT count(*) FROM pg_class WHERE oid = to_regclass('{VERSION_TABLE}')",
         }
+        ask = text(f"SELECT version_num FROM {VERSION_TABLE}")
         with self._answering(), self._engine.connect() as connection:
             try:
-                found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
-                return None if found is None else str(found)
+                found = connection.execute(ask).scalar()
             except DBAPIError as error:
                 connection.rollback()
-                if _is_transient(error) or connection.execute(text(exists[self.dialect])).scalar():
+                if _is_transient(error):
                     raise
-                return None
+                if not connection.execute(text(exists[self.dialect])).scalar():
+                    return None
+                # Another process may have made the tables since the question: only a second failure is a fault.
+                found = connection.execute(ask).scalar()
+            return None if found is None else str(found)
 
 
 def retrying(store: Store, function: Callable[[Connection], T], *, seconds: float, write: bool = True) -> T:

@@ -8,10 +8,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from db import answers
@@ -215,3 +216,23 @@ while True:
     store.dispose()
     assert len(acknowledged) == len(set(acknowledged)) > rounds
     assert {states[key] for key in acknowledged} == {"done"}
+
+
+def test_a_store_that_another_process_makes_between_two_questions_is_opened_all_the_same(empty_url: str) -> None:
+    # The first question finds no tables; before the second one is asked, another process has made them.
+    asked: list[str] = []
+
+    def make(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.startswith("SELECT count(*) FROM ") and not asked:
+            asked.append(statement)  # the other opening asks it too
+            Store.open(empty_url).dispose()
+
+    event.listen(Engine, "before_cursor_execute", make)
+    try:
+        store = Store.open(empty_url)
+    finally:
+        event.remove(Engine, "before_cursor_execute", make)
+    assert asked
+    with store.read() as connection:
+        assert connection.execute(text("SELECT count(*) FROM run")).scalar() == 0
+    store.dispose()
