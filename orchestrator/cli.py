@@ -139,10 +139,11 @@ def submit(
     Example:  vitscale submit studies/quickstart.yaml
     """
     from orchestrator import screen
-    from orchestrator.submission import store_study
+    from orchestrator.submission import check_data, store_study
     from studies.grid import load_study
 
     loaded = load_study(study, str(study))
+    check_data(loaded)
     settings = _settings(store, folder, any_numerics)
     priced = _bill(loaded, settings, "cpu", workers)
     for line in screen.total(loaded, priced):

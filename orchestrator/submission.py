@@ -18,10 +18,21 @@ from orchestrator.progress import Progress
 from orchestrator.screen import say
 from orchestrator.settings import Settings
 from studies.grid import Study
+from studies.yaml_source import StudyError
 
 log = logging.getLogger("vitscale.driver")
 
 SUBMIT_SECONDS = 60.0
+
+
+def check_data(study: Study) -> None:
+    """Raise StudyError when a run needs images that nobody here can have."""
+    for planned in study.runs:
+        data = planned.run.data
+        if data.fingerprint is None:
+            raise StudyError(
+                f"{study.path}: {data.name} is a private data set: `vitscale plan` prices the study, but it cannot run"
+            )
 
 
 def store_study(store: Store, study: Study) -> stored.Submitted:

@@ -27,9 +27,9 @@ class DataSet(Frozen):
     """A labelled image set in a Parquet file of the Hugging Face layout (`image: struct<bytes, path>`, `label`)."""
 
     name: str
-    file: str
-    """Path of the file: absolute, or relative to this folder."""
-    fingerprint: Digest
+    file: str | None
+    """Path of the file: absolute, or relative to this folder. None of a private set: it has a price, and no bytes."""
+    fingerprint: Digest | None
     """SHA-256 of the file."""
     splits: dict[str, Split]
     classes: PositiveInt
@@ -40,7 +40,9 @@ class DataSet(Frozen):
 
     @property
     def path(self) -> Path:
-        """Where the file is on this machine."""
+        """Where the file is on this machine. Raises ValueError for a private set."""
+        if self.file is None:
+            raise ValueError(f"{self.name} is private ({self.source}): it can be planned with, and not trained on")
         return Path(__file__).parent / self.file
 
     def take(self, split: str, rows: int | None = None) -> Data:
@@ -78,7 +80,19 @@ DIGITS = DataSet(
     source="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (CC BY 4.0)",
 )
 
-DATASETS = {DIGITS.name: DIGITS}
+JFT_300M = DataSet(
+    name="jft-300m",
+    file=None,
+    fingerprint=None,
+    # Counts as in arXiv:2010.11929v2, section 4.1; there are no public splits for evaluation.
+    splits={"train": Split(start=0, stop=303_000_000)},
+    classes=18_291,
+    channels=3,
+    image_size=224,
+    source="Google's, arXiv:1707.02968",
+)
+
+DATASETS = {each.name: each for each in (DIGITS, JFT_300M)}
 
 
 def dataset(name: str) -> DataSet:

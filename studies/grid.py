@@ -13,7 +13,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from studies import metrics
-from studies.architectures import Shapes, compose, describe, family_of, named, nearest
+from studies.architectures import (
+    Shapes,
+    altered_fields,
+    compose,
+    describe,
+    describe_alterations,
+    family_of,
+    named,
+    nearest,
+)
 from studies.datasets import dataset
 from studies.definitions import Evaluate, FewShot, Hybrid, Recipe, ResNet, Train, ViT, check_fits
 from studies.language import Axes, Block, FewShotEvaluation, SplitEvaluation, StudyFile, load, validated
@@ -76,6 +85,8 @@ class _Cell:
         if written is None:
             name = "{architecture}-{size}/{patch}" if self.values.get("patch") else "{architecture}{size}"
             written = name.format_map({"size": "", **self.values})
+        elif isinstance(written, dict):
+            written = _label_of_altered(written)
         elif not isinstance(written, str):
             written = describe(written)
         shown = {name: self.values[name] for name in _SHOWN if name in self.values} | self.searched
@@ -83,6 +94,11 @@ class _Cell:
 
 
 _SHOWN = ("data", "subset", "epochs", "seed")
+
+
+def _label_of_altered(written: dict[str, Any]) -> str:
+    fields = {name: value for name, value in written.items() if name != "base"}
+    return f"{written['base']}{describe_alterations(fields)}"
 
 
 class _Expansion:
@@ -275,6 +291,8 @@ class _Expansion:
     def model(self, cell: _Cell) -> tuple[ViT | ResNet | Hybrid, str]:
         values, where = cell.values, cell.places.get
         written = values.get("model")
+        if isinstance(written, dict):
+            return self.altered(cell, written)
         if written is not None and not isinstance(written, str):
             if "head" in values:
                 raise self.source.error(where("head") or (), "'head' has no effect on a shape that is written out")
@@ -284,15 +302,28 @@ class _Expansion:
         else:
             with self.blamed(where("architecture")):
                 name = compose(values["architecture"], values.get("size"), values.get("patch"))
-        head = values.get("head")
+        return self.named(cell, name, self.blame_of_name(cell)), name
+
+    def named(self, cell: _Cell, name: str, blame: Place | None) -> ViT | ResNet | Hybrid:
+        head = cell.values.get("head")
         if (name, str(head)) not in self.models:
-            blame = self.blame_of_name(cell)
             with self.blamed(blame):
-                model = named(name, head or "token-tanh", self.shapes)
-                if head and isinstance(model, ResNet) and where("head", ())[:1] != ("defaults",):
-                    raise self.source.error(where("head") or (), f"'head' has no effect on the ResNet {name}")
+                model = named(name, head, self.shapes)
+                if head and isinstance(model, ResNet) and cell.places["head"][:1] != ("defaults",):
+                    raise self.source.error(cell.places["head"], f"'head' has no effect on the ResNet {name}")
             self.models[name, str(head)] = model
-        return self.models[name, str(head)], name
+        return self.models[name, str(head)]
+
+    def altered(self, cell: _Cell, written: dict[str, Any]) -> tuple[ViT | ResNet | Hybrid, str]:
+        """A named model with fields replaced."""
+        place = cell.places["model"]
+        fields = {name: value for name, value in written.items() if name != "base"}
+        if not isinstance(written["base"], str):
+            raise self.source.error((*place, "base"), "base: the name of a model is expected, as in ViT-B/16")
+        if not fields:
+            raise self.source.error(place, "nothing is replaced: write the name alone, or the fields to replace")
+        model = self.named(cell, written["base"], (*place, "base"))
+        return validated(type(model), altered_fields(model, fields), self.source, place), _label_of_altered(written)
 
     def blame_of_name(self, cell: _Cell) -> Place | None:
         """The part of a name that is unknown, as far as one can tell."""
@@ -305,14 +336,13 @@ class _Expansion:
     def recipe(self, cell: _Cell) -> Recipe:
         written = cell.values["recipe"]
         place = cell.places["recipe"]
-        overrides = dict(written) if isinstance(written, dict) else {"base": written}
-        if "base" not in overrides:
-            raise self.source.error(place, f"the recipe has no 'base'; valid: {', '.join(RECIPES)}")
-        base = overrides.pop("base")
-        if base not in RECIPES:
-            at = (*place, "base") if isinstance(written, dict) else place
-            raise self.source.error(at, f"'{base}' is no recipe{nearest(str(base), list(RECIPES))}")
-        fields = {**RECIPES[base].model_dump(), **overrides}
+        fields = dict(written) if isinstance(written, dict) else {"base": written}
+        if "base" in fields:
+            base = fields.pop("base")
+            if base not in RECIPES:
+                at = (*place, "base") if isinstance(written, dict) else place
+                raise self.source.error(at, f"'{base}' is no recipe{nearest(str(base), list(RECIPES))}")
+            fields = {**RECIPES[base].model_dump(), **fields}
         recipe = validated(Recipe, fields, self.source, place)
         for name, value in cell.searched.items():
             at = (*cell.block, "sweep", name)

@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from studies.architectures import Head, Shapes, nearest
-from studies.definitions import Frozen, Hybrid, Listed, Positive, ResNet, ViT
+from studies.architectures import Shapes, nearest
+from studies.definitions import Frozen, Head, Hybrid, Listed, Positive, ResNet, ViT
 from studies.yaml_source import Place, Source, StudyError, read
 
 T = TypeVar("T")
@@ -34,18 +34,22 @@ Many = Annotated[Listed[T], Field(min_length=1), BeforeValidator(_as_list)]
 
 
 def _kind_of_model(value: Any) -> str:
-    return "name" if isinstance(value, str) else str(value.get("kind", "vit")) if isinstance(value, dict) else "name"
+    if not isinstance(value, dict):
+        return "name"
+    return "base" if "base" in value else str(value.get("kind", "vit"))
 
 
 ModelUse = Annotated[
     Annotated[str, Tag("name")]
+    | Annotated[dict[str, Any], Tag("base")]
     | Annotated[ViT, Tag("vit")]
     | Annotated[ResNet, Tag("resnet")]
     | Annotated[Hybrid, Tag("hybrid")],
     Discriminator(_kind_of_model),
 ]
+"""A model's name, a mapping of `base`, its name, and the fields to replace, or a shape that is written out."""
 RecipeUse = str | dict[str, Any]
-"""The name of a recipe, or a mapping of `base`, its name, and the fields to replace."""
+"""A recipe's name, a mapping of `base`, its name, and the fields to replace, or a recipe that is written out."""
 
 
 class Axes(Frozen):
@@ -58,7 +62,7 @@ class Axes(Frozen):
     patch: Many[PositiveInt] | None = None
     """Pixels; for a hybrid the total reduction, as in `R50+ViT-B/16`."""
     model: Many[ModelUse] | None = None
-    """Whole models by name or by explicit shape, instead of architecture, size and patch."""
+    """Whole models, instead of the three above: by name, by name with fields replaced, or by explicit shape."""
     head: Many[Head] | None = None
     data: Many[str] | None = None
     subset: Many[PositiveInt] | None = None

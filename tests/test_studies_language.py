@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from studies.definitions import Hybrid, Recipe, ViT
 from studies.grid import Study, load_study
 from studies.yaml_source import MOST_BYTES, StudyError
 
@@ -120,6 +121,38 @@ def test_a_recipe_is_overridden_field_by_field(tmp_path: Path) -> None:
     assert training.examples == 2000
 
 
+def test_a_recipe_may_be_written_out(tmp_path: Path) -> None:
+    written = "{lr_peak: 3e-4, schedule: linear, warmup_steps: 5, weight_decay: 0, batch: 100}"
+    made = study(tmp_path, HEAD + SHAPES + f"grids: [{{model: ViT-xs/2, epochs: 2, recipe: {written}}}]")
+    assert made.runs[0].training.recipe == Recipe(
+        lr_peak=3e-4, schedule="linear", warmup_steps=5, weight_decay=0, batch=100
+    )
+
+
+def test_a_named_model_is_altered_field_by_field_and_named_by_what_was_replaced(tmp_path: Path) -> None:
+    made = study(
+        tmp_path,
+        HEAD
+        + SHAPES
+        + """
+grids:
+  - epochs: 2
+    model:
+      - {base: ViT-xs/2, position: none}
+      - {base: ViT-xs/2, head: map}
+      - {base: r+ViT-xs/2, body: {form: post-activation}, vit: {patch: 1}}
+""",
+    )
+    models = {planned.model: planned.training.model for planned in made.runs}
+    bag, pooled = models["ViT-xs/2 position=none"], models["ViT-xs/2 head=map"]
+    hybrid = models["r+ViT-xs/2 form=post-activation patch=1"]
+    assert isinstance(bag, ViT)
+    assert isinstance(pooled, ViT)
+    assert isinstance(hybrid, Hybrid)
+    assert (bag.head, bag.position, pooled.head, pooled.position) == ("gap", "none", "map", "learned-1d")
+    assert (hybrid.body.form, hybrid.body.width, hybrid.vit.patch, hybrid.vit.head) == ("post-activation", 8, 1, "gap")
+
+
 def test_a_sweep_multiplies_recipe_fields_and_shares_one_name(tmp_path: Path) -> None:
     made = study(
         tmp_path,
@@ -174,6 +207,14 @@ def test_the_whole_split_is_used_without_a_subset(tmp_path: Path) -> None:
         ("grids: [{model: {kind: vitt, patch: 2}, epochs: 2}]", "'vitt' is not valid; did you mean 'vit'?"),
         ("grids: [{model: ViT-xs/2, patch: 4, epochs: 2}]", "9:34: 'patch' has no effect beside 'model'"),
         ("grids: [{model: rx1, head: token, epochs: 2}]", "9:28: 'head' has no effect on the ResNet rx1"),
+        ("grids: [{model: {base: ViT-xs/2, positon: none}, epochs: 2}]", "9:34: unknown key 'positon'; did you mean 'position'?"),
+        ("grids: [{model: {base: ViT-xs/2, position: nome}, epochs: 2}]", "9:44: grids.0.model.position: 'nome' is not valid; did you mean 'none'?"),
+        ("grids: [{model: {base: ViT-ys/2, position: none}, epochs: 2}]", "9:24: 'ys' is no ViT size"),
+        ("grids: [{model: {base: ViT-xs/2, position: relative, position_at: layers}, epochs: 2}]", "9:17: position_at: layers is for learned-1d and learned-2d, not for relative"),
+        ("grids: [{model: {base: ViT-xs/2}, epochs: 2}]", "9:17: nothing is replaced"),
+        ("grids: [{model: {base: 2, head: map}, epochs: 2}]", "9:24: base: the name of a model is expected"),
+        ("grids: [{model: Axial-ViT-xs/2, head: token, epochs: 2}]", "axial attention has no class token: the head token cannot be; valid: gap, map"),
+        ("grids: [{model: ViT-xs/2, epochs: 2, recipe: {lr_peak: 1}}]", "9:46: grids.0.recipe: the key 'schedule' is missing"),
         ("grids: [{epochs: 2}]", "9:9: the grid names no architecture"),
         ("grids: [{model: ViT-xs/2}]", "9:9: the grid has no 'epochs'"),
         ("grids: [{model: ViT-xs/2, epochs: 0.01}]", "9:35: 0.01 epochs of 1,000 images are less than one batch of 25"),

@@ -51,6 +51,8 @@ def images_of(data: Data, image_size: int) -> Images:
 
 def read(source: DataSet, data: Data, image_size: int) -> Images:
     """The same from a given data set. The decoded split stays in this process for the next run."""
+    if source.fingerprint is None or data.fingerprint is None:
+        raise DataError(f"{data.name} is a private set: there are no files to train on")
     if source.fingerprint != data.fingerprint:
         raise DataError(
             f"the run names {data.name} by the digest {data.fingerprint[:12]}, this worker's code by"
