@@ -148,7 +148,7 @@ def describe(model: ViT | ResNet | Hybrid) -> str:
     """A short name for a shape that was written out: `vit 64x4 mlp 256 heads 4 /2`."""
     if isinstance(model, ViT):
         name = f"vit {model.width}x{model.depth} mlp {model.mlp} heads {model.heads} /{model.patch}"
-        return name + _choices(model, ("attention", "position", "position_at", "code"))
+        return name + _choices(model, ("attention", "position", "position_at", "gelu", "code"))
     if isinstance(model, ResNet):
         name = f"resnet {'-'.join(map(str, model.blocks)) or 'root'} width {model.width}"
         return name + _choices(model, ("form", "mixing"))

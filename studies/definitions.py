@@ -20,6 +20,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 Head = Literal["token-tanh", "token", "gap", "map"]
+Gelu = Literal["tanh", "exact"]
 Position = Literal["learned-1d", "learned-2d", "sincos-2d", "relative", "none"]
 
 T = TypeVar("T")
@@ -60,6 +61,9 @@ class ViT(Frozen):
     layer, one for all."""
     attention: Literal["global", "axial"] = "global"
     """`axial`: every block is attention within rows and an MLP, then attention within columns and an MLP (D.6)."""
+    gelu: Gelu = "tanh"
+    """`tanh`: the approximation that the released code takes by flax's default; `exact`: x times the normal
+    distribution, as the paper writes it and as timm and Hugging Face compute it."""
     code: Literal["vision-transformer", "big-vision"] = "vision-transformer"
     """Which released code `learned-1d` follows where the two differ. vision_transformer, as the paper, has a row for
     the class token and starts with a standard deviation of 0.02; big_vision has none and starts with width ** -0.5."""
@@ -267,6 +271,8 @@ class Train(Frozen):
             for name in ("dropout", "stochastic_depth"):
                 if getattr(self.recipe, name):
                     raise ValueError(f"{name} has no effect on a ResNet: the papers' have none")
+        elif self.recipe.stochastic_depth and _transformer(self.model).depth == 1:
+            raise ValueError("stochastic_depth has no effect on a single layer: the first is never skipped")
         if self.recipe.warmup_steps >= self.steps:
             raise ValueError(
                 f"a warm-up of {self.recipe.warmup_steps} steps needs a longer training than {self.steps} steps"
@@ -302,6 +308,10 @@ class FewShot(Frozen):
 
 Run = Annotated[Train | Evaluate | FewShot, Field(discriminator="kind")]
 RUN: TypeAdapter[Train | Evaluate | FewShot] = TypeAdapter(Run)
+
+
+def _transformer(model: ViT | Hybrid) -> ViT:
+    return model.vit if isinstance(model, Hybrid) else model
 
 
 def check_fits(model: ViT | ResNet | Hybrid, image_size: int) -> None:

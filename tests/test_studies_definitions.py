@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from studies.datasets import DIGITS, dataset
-from studies.definitions import RUN, Evaluate, Train, ViT, canonical, configuration_of, key_of
+from studies.definitions import RUN, Evaluate, ResNet, Train, ViT, canonical, configuration_of, key_of
 from studies.permutation import permuted
 from studies.recipes import RECIPES, recipe
 
@@ -39,7 +39,7 @@ def test_the_key_of_one_known_run_is_the_same_for_ever() -> None:
         '"image_size":8,"recipe":{"lr_peak":0.003,"schedule":"cosine","warmup_steps":10,"weight_decay":0.1,"batch":50},'
         '"examples":1000,"seed":0}'
     )
-    assert key_of(known) == "ad886d17e66ea2e12abe95ec9eef0486cb689c76156017aa7a361f7434a5298e"
+    assert key_of(known) == "c7d156b018758c1f393f1133ed103ebba408ef0009849826e01cc375bad04b86"
 
 
 def test_a_key_is_the_same_in_another_process() -> None:
@@ -72,6 +72,16 @@ def test_replicates_share_a_configuration_and_so_do_their_evaluations() -> None:
     names = {configuration_of(each, configuration_of(first)) for each in evaluations}
     assert len(names) == 1
     assert key_of(evaluations[0]) != key_of(evaluations[1])
+
+
+def test_a_regularization_without_effect_is_refused() -> None:
+    single = ViT(patch=2, width=32, depth=1, mlp=64, heads=2)
+    with pytest.raises(ValidationError, match="stochastic_depth has no effect on a single layer"):
+        training(model=single, recipe=recipe("small", {"stochastic_depth": 0.1}))
+    residual = ResNet(blocks=(1,), width=8, groups=4, root="3x3")
+    for name in ("dropout", "stochastic_depth"):
+        with pytest.raises(ValidationError, match=f"{name} has no effect on a ResNet"):
+            training(model=residual, recipe=recipe("small", {name: 0.1}))
 
 
 def test_a_definition_survives_its_own_json() -> None:
