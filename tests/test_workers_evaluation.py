@@ -18,6 +18,7 @@ from workers.devices import Device
 from workers.evaluation import BATCH, batched, load_trained
 from workers.fewshot import classify, ridge, ridge_dual, ridge_primal, support_rows
 from workers.images import images_of, normalized
+from workers.models.transfer import resized_positions
 from workers.perform import perform
 from workers.supervision import CheckpointError, DataError, Finished, Place, Stopped, Wish, Yielded
 
@@ -148,10 +149,21 @@ def test_a_wrong_upstream_is_refused(upstream: Path, tmp_path: Path) -> None:
         perform(evaluation(), Place(CPU, tmp_path, upstream=tmp_path / "fewer"), Silent())
 
 
+def test_a_transformer_sees_images_of_another_size_with_interpolated_positions(upstream: Path, tmp_path: Path) -> None:
+    place = Place(CPU, tmp_path, upstream=upstream)
+    same, larger = (
+        load_trained(evaluation().model_copy(update={"image_size": size}), place).network for size in (8, 16)
+    )
+    before, after = dict(same.named_parameters()), dict(larger.named_parameters())
+    assert torch.equal(after["position_TD"], resized_positions(before["position_TD"], (4, 4), (8, 8)))
+    assert all(torch.equal(before[name], after[name]) for name in before if name != "position_TD")
+    assert larger(torch.zeros(2, 1, 16, 16)).shape == (2, 10)
+
+
 def test_images_that_the_network_is_not_made_for_are_refused(upstream: Path, tmp_path: Path) -> None:
     place = Place(CPU, tmp_path, upstream=upstream)
-    with pytest.raises(ValueError, match="cannot see 16"):
-        perform(evaluation().model_copy(update={"image_size": 16}), place, Silent())
+    with pytest.raises(ValueError, match="patches of 2 pixels do not divide the image of 9 pixels"):
+        perform(evaluation().model_copy(update={"image_size": 9}), place, Silent())
     data = DIGITS.take("test")
     for change, message in (
         ({"channels": 3}, "1 channels cannot see images of 3"),

@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from studies.definitions import RUN, Evaluate, FewShot, ResNet, Train, key_of
+from studies.definitions import RUN, Evaluate, FewShot, Train, key_of
 from studies.metrics import ACCURACY, LOSS
 from workers.checkpoints import load
 from workers.devices import Device
 from workers.images import Images, images_of, normalized
-from workers.models.build import blueprint
+from workers.models.build import blueprint, materialize
 from workers.models.network import Network
+from workers.models.transfer import loaded, resized
 from workers.supervision import CheckpointError, Finished, Place, Stopped, Supervisor, Value, Wish, Yielded
 
 BATCH = 256
@@ -68,10 +69,10 @@ def evaluate(run: Evaluate, place: Place, supervisor: Supervisor) -> Finished:
 
 
 def load_trained(run: Evaluate | FewShot, place: Place) -> Trained:
-    """The network that a run stands on, from its checkpoint alone.
+    """The network that a run stands on, from its checkpoint alone; positions are interpolated to the run's images.
 
     Raises CheckpointError when the checkpoint is not whole or of another training, ValueError when the network is not
-    made for images of the run's size and channels.
+    made for images of the run's channels, or cannot be for images of its size.
     """
     if place.upstream is None:
         raise CheckpointError(f"no checkpoint was given of the training {run.upstream[:12]} that this run stands on")
@@ -83,27 +84,22 @@ def load_trained(run: Evaluate | FewShot, place: Place) -> Trained:
         )
     if facts.step != training.steps:
         raise CheckpointError(f"{place.upstream} is at step {facts.step:,} of {training.steps:,}, so it is not trained")
-    if run.image_size != training.image_size and not isinstance(training.model, ResNet):
-        raise ValueError(
-            f"a transformer trained on images of {training.image_size} pixels cannot see {run.image_size}: its"
-            " position embeddings are not interpolated here yet"
-        )
     if run.data.channels != training.data.channels:
         raise ValueError(f"a network for {training.data.channels} channels cannot see images of {run.data.channels}")
     network = blueprint(
         training.model,
-        image_size=training.image_size,
+        image_size=run.image_size,
         channels=training.data.channels,
         classes=training.data.classes,
-        dropout=0.0,  # it acts in training alone
     )
-    network.to_empty(device=place.device.torch)
-    weights = {f"model.{name}": parameter for name, parameter in network.named_parameters()}
-    if {name: tensor.shape for name, tensor in weights.items()} != {name: t.shape for name, t in tensors.items()}:
-        raise CheckpointError(f"{place.upstream} holds tensors of other names or shapes than its model has")
-    with torch.no_grad():
-        for name, parameter in weights.items():
-            parameter.copy_(tensors[name])
+    weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    weights = resized(weights, training.model, from_size=training.image_size, to_size=run.image_size)
+    try:
+        loaded(materialize(network, place.device.torch), weights)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{place.upstream} holds tensors of other names or shapes than its model has: {error}"
+        ) from error
     return Trained(network.eval(), training, facts.mixed_numerics)
 
 
@@ -117,13 +113,15 @@ def batched(
     """
     rows = len(images.labels)
     for start in range(0, rows, BATCH):
-        image_BCHW = device.place(images.pixels[start : start + BATCH])
+        image_BCHW = images.pixels[start : start + BATCH]
         real = len(image_BCHW)
         if real < BATCH:
             image_BCHW = torch.cat([image_BCHW, image_BCHW[-1:].expand(BATCH - real, -1, -1, -1)])
         with torch.no_grad():
-            answer = forward(normalized(image_BCHW))[:real]
-        yield start, answer
+            answer = forward(normalized(device.place(image_BCHW)))
+        device.end_step()  # before the last batch's answers are cut: what is compiled is the same for every batch
+        yield start, answer[:real]
+        device.end_step()
         wish = supervisor.reached(0)
         if wish is Wish.STOP:
             raise Stopped

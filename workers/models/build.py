@@ -1,27 +1,68 @@
 """From a model's definition to its network: the shape alone, or with its first values."""
 
 import math
+from typing import TypeVar, overload
 
 import torch
 
-from studies.definitions import Hybrid, ResNet, ViT, check_fits
+from studies.cost import ImageSize, sides
+from studies.definitions import Hybrid, MaskedPatch, ResNet, ViT, check_fits
 from workers.models.draws import Draws
 from workers.models.hybrid import HybridNetwork
-from workers.models.network import Network
+from workers.models.masked import MaskedPatchNetwork
+from workers.models.network import FeatureNetwork, HasConstants, Network
 from workers.models.resnet import ResidualNetwork
 from workers.models.vit import VisionTransformer
 
+NetworkT = TypeVar("NetworkT", bound=FeatureNetwork)
 
+
+@overload
 def build(
-    model: ViT | ResNet | Hybrid, *, image_size: int, channels: int, classes: int, dropout: float, seed: int
-) -> Network:
+    model: ViT | ResNet | Hybrid,
+    *,
+    image_size: ImageSize,
+    channels: int,
+    classes: int,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    seed: int,
+) -> Network: ...
+@overload
+def build(
+    model: MaskedPatch,
+    *,
+    image_size: ImageSize,
+    channels: int,
+    classes: int,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    seed: int,
+) -> MaskedPatchNetwork: ...
+def build(
+    model: ViT | ResNet | Hybrid | MaskedPatch,
+    *,
+    image_size: ImageSize,
+    channels: int,
+    classes: int,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    seed: int,
+) -> Network | MaskedPatchNetwork:
     """The network with its first values, on the CPU, in float32 and ready for training.
 
     Values are a function of the definition and the seed alone, the same on every machine.
-    Raises ValueError as `blueprint` does.
+    Arguments and errors are those of `blueprint`.
     """
-    network = blueprint(model, image_size=image_size, channels=channels, classes=classes, dropout=dropout)
-    network.to_empty(device="cpu")
+    shape = blueprint(
+        model,
+        image_size=image_size,
+        channels=channels,
+        classes=classes,
+        dropout=dropout,
+        stochastic_depth=stochastic_depth,
+    )
+    network = materialize(shape, "cpu")
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(math.nan)
@@ -30,17 +71,68 @@ def build(
     return network
 
 
-def blueprint(model: ViT | ResNet | Hybrid, *, image_size: int, channels: int, classes: int, dropout: float) -> Network:
+def materialize(network: NetworkT, device: torch.device | str) -> NetworkT:
+    """The same network with memory on a device and its constants filled in; its parameters have no values yet."""
+    network.to_empty(device=device)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, HasConstants):
+                module.fill_constants()
+    return network
+
+
+@overload
+def blueprint(
+    model: ViT | ResNet | Hybrid,
+    *,
+    image_size: ImageSize,
+    channels: int,
+    classes: int,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+) -> Network: ...
+@overload
+def blueprint(
+    model: MaskedPatch,
+    *,
+    image_size: ImageSize,
+    channels: int,
+    classes: int,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+) -> MaskedPatchNetwork: ...
+def blueprint(
+    model: ViT | ResNet | Hybrid | MaskedPatch,
+    *,
+    image_size: ImageSize,
+    channels: int,
+    classes: int,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+) -> Network | MaskedPatchNetwork:
     """The network on the meta device: every shape, no memory.
 
-    Raises ValueError when patches do not tile the image, and for a dropout that would have no effect.
+    image_size: side of a square image in pixels, or (height, width).
+    classes: of no effect on a masked-patch model, whose targets follow from its definition.
+    Raises ValueError when patches do not tile the image, and for a dropout or a stochastic depth without effect.
     """
-    check_fits(model, image_size)
+    size = sides(image_size)
+    for side in size:
+        check_fits(model.vit if isinstance(model, MaskedPatch) else model, side)
     with torch.device("meta"):
-        if isinstance(model, ViT):
-            return VisionTransformer(model, side=image_size, channels=channels, classes=classes, dropout=dropout)
+        if isinstance(model, ResNet):
+            for name, share in (("dropout", dropout), ("stochastic depth", stochastic_depth)):
+                if share:
+                    raise ValueError(f"a ResNet has no {name}, so a {name} of {share} has no effect: set it to 0")
+            return ResidualNetwork(model, size=size, channels=channels, classes=classes)
+        if isinstance(model, MaskedPatch):
+            return MaskedPatchNetwork(
+                model, size=size, channels=channels, dropout=dropout, stochastic_depth=stochastic_depth
+            )
         if isinstance(model, Hybrid):
-            return HybridNetwork(model, image_size=image_size, channels=channels, classes=classes, dropout=dropout)
-        if dropout:
-            raise ValueError(f"a ResNet has no dropout, so a dropout of {dropout} has no effect: set it to 0")
-        return ResidualNetwork(model, channels=channels, classes=classes)
+            return HybridNetwork(
+                model, size=size, channels=channels, classes=classes, dropout=dropout, stochastic_depth=stochastic_depth
+            )
+        return VisionTransformer(
+            model, size=size, channels=channels, classes=classes, dropout=dropout, stochastic_depth=stochastic_depth
+        )

@@ -16,12 +16,26 @@ from workers.models.vit import VisionTransformer
 class HybridNetwork(Network):
     """The transformer reads what the body sees; the head is the transformer's."""
 
-    def __init__(self, model: Hybrid, *, image_size: int, channels: int, classes: int, dropout: float) -> None:
+    def __init__(
+        self,
+        model: Hybrid,
+        *,
+        size: tuple[int, int],
+        channels: int,
+        classes: int,
+        dropout: float,
+        stochastic_depth: float,
+    ) -> None:
         super().__init__()
-        self.body = Body(model.body, channels)
-        side = image_size // model.body.stride
+        stride = model.body.stride
+        self.body = Body(model.body, channels, size)
         self.vit = VisionTransformer(
-            model.vit, side=side, channels=model.body.channels, classes=classes, dropout=dropout
+            model.vit,
+            size=(size[0] // stride, size[1] // stride),
+            channels=model.body.channels,
+            classes=classes,
+            dropout=dropout,
+            stochastic_depth=stochastic_depth,
         )
 
     def features(self, image_BCHW: Tensor) -> Tensor:
