@@ -50,6 +50,16 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def usable_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or the control group's limit where that is less."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:  # not on macOS
+        return machine
+    return min(machine, int(limit)) if limit.isdigit() else machine
+
+
 def own() -> tuple[int, float | None]:
     """Pid and starting time of this process."""
     return os.getpid(), started_at(os.getpid())

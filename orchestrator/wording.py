@@ -1,5 +1,6 @@
-"""Numbers as people read them: FLOPs, times, shares."""
+"""Numbers as people read them: FLOPs, times, memory, shares."""
 
+import re
 from collections.abc import Sequence
 from math import floor, log10
 
@@ -48,6 +49,27 @@ def _two(whole: int, large: str, large_seconds: int, small: str, small_seconds: 
     count, rest = divmod(whole, large_seconds)
     fine = rest // small_seconds
     return f"{count:,} {large} {fine} {small}" if fine else f"{count:,} {large}"
+
+
+def memory(value: float) -> str:
+    """`1.20 TiB`, `80.0 GiB`, `412 KiB`: three digits and the binary prefix that fits."""
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
+        if value >= size:
+            return f"{three_digits(value / size)} {unit}"
+    return f"{three_digits(value / 2**10)} KiB"
+
+
+_SIZES = {
+    "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40
+}  # fmt: skip
+
+
+def read_memory(text: str) -> int:
+    """Bytes of `16GiB` or `1.5 TB`. Raises ValueError for anything else."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)", text)
+    if not match or match[2] not in _SIZES or float(match[1]) == 0:
+        raise ValueError(f"'{text}' is no amount of memory; write it as in 16GiB, with one of {', '.join(_SIZES)}")
+    return int(float(match[1]) * _SIZES[match[2]])
 
 
 def percent(share: float) -> str:

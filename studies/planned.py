@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from studies import cost
+from studies import cost, memory
 from studies.definitions import Evaluate, FewShot, Train, canonical, configuration_of, key_of
+from studies.devices import DeviceFacts
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,13 @@ class PlannedRun:
         data = self.training.data
         forward = cost.forward_flops(self.training.model, self.run.image_size, data.channels, data.classes)
         return float(forward * self.images)
+
+    def step_memory(self, device: DeviceFacts) -> memory.Memory:
+        """What a step of the training needs on a device."""
+        training, data = self.training, self.training.data
+        return memory.recipe_memory(
+            training.model, training.image_size, data.channels, data.classes, training.recipe, device
+        )
 
     @property
     def steps(self) -> int:
