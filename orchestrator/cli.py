@@ -32,6 +32,15 @@ app = typer.Typer(
     6 store or cluster unreachable, 130 Ctrl-C.""",
 )
 
+weights = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="""Write weights for timm, and say what files of published weights hold.
+
+    Example:  vitscale weights export 3f2a9c -o model.safetensors""",
+)
+app.add_typer(weights, name="weights")
+
 Store_ = Annotated[
     str | None,
     typer.Option(
@@ -115,6 +124,64 @@ def plan(
 
 
 @app.command()
+def shapes(
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory of one device, as in 16GiB. Default: that of --device.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device whose memory and padding of tokens count: a100, h200, tpu-v3 ...")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images on the device in one step.")] = 1,
+    patch: Annotated[int, typer.Option(min=1, help="Side of a patch in pixels.")] = 16,
+    image_size: Annotated[int, typer.Option(min=1, help="Side of an image in pixels.")] = 224,
+    classes: Annotated[int, typer.Option(min=2, help="Classes of the head.")] = 1000,
+    depth: Annotated[list[int] | None, typer.Option(min=1, help="A depth to try; may be repeated.")] = None,
+    width: Annotated[list[int] | None, typer.Option(min=1, help="A width to try; may be repeated.")] = None,
+    optimizer: Annotated[
+        list[str] | None, typer.Option(help="adam, adam-bf16 or adafactor; may be repeated. Default: all three.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 over float32 parameters.")] = "bf16",
+    json: Json_ = False,
+) -> None:
+    """Print which depths and widths of a vision transformer fit into a device, and the memory that they need.
+
+    MLPs are four times as wide as the network, heads 64 wide, and the head is attention pooling (arXiv:2106.04560v2).
+
+    Example:  vitscale shapes --memory 16GiB --batch 32 --patch 16
+    """
+    from dataclasses import asdict
+
+    from orchestrator import screen, wording
+    from studies import planner
+    from studies.devices import device_facts
+
+    if memory is None and device is None:
+        raise ValueError("say how much memory there is: --memory 16GiB, or --device h100")
+    facts = device_facts(device) if device else None
+    device_bytes = wording.read_memory(memory) if memory else facts.memory_bytes if facts else None
+    if device_bytes is None:
+        raise ValueError(f"the memory of the device {device} is not known: give it with --memory")
+    depths, widths = depth or planner.DEPTHS, width or planner.WIDTHS
+    found = planner.shapes_that_fit(
+        depths,
+        widths,
+        device_bytes=device_bytes,
+        batch=batch,
+        patch=patch,
+        image_size=image_size,
+        classes=classes,
+        optimizers=planner.optimizers_named(optimizer),
+        precision=planner.precision_named(precision),
+        kind=facts.kind if facts else "gpu",
+        token_multiple=facts.token_multiple if facts else 1,
+    )
+    if json:
+        screen.print_json({"device_bytes": device_bytes, "shapes": [asdict(each) for each in found]})
+    else:
+        screen.print_shapes(found, depths, widths)
+
+
+@app.command()
 def submit(
     study: Study_,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, whatever it costs.")] = False,
@@ -146,7 +213,7 @@ def submit(
     check_data(loaded)
     settings = _settings(store, folder, any_numerics)
     priced = _bill(loaded, settings, "cpu", workers)
-    for line in screen.total(loaded, priced):
+    for line in [*screen.total(loaded, priced), *([] if address else screen.misfits(priced))]:
         screen.say(line)
     if priced.flops_left > ask_above and not yes:
         _confirm()
@@ -353,6 +420,60 @@ def export(
         screen.OUT.out(rows.as_csv(answers.Result, results), end="", highlight=False)
 
 
+# ----------------------------------------------------------------------------------------------------------- weights
+
+
+@weights.command("export")
+def export_weights(
+    run: Run_,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.safetensors", help="File to write, as safetensors.")
+    ],
+    no_head: Annotated[
+        bool, typer.Option("--no-head", help="Leave out the classifier, and a pre-logits layer before it.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    store: Store_ = None,
+    folder: Folder_ = None,
+    json: Json_ = False,
+) -> None:
+    """Write the final weights of a training under the names and arguments of timm's models.
+
+    Example:  vitscale weights export 3f2a9c -o model.safetensors
+    """
+    from orchestrator import screen
+    from orchestrator import weights as actions
+
+    settings = _settings(store, folder)
+    with _open(settings, create=False) as opened:
+        found = _run(opened, run)
+    written = actions.export(found, settings, output, head=not no_head, overwrite=force)
+    if json:
+        screen.print_json(written)
+    screen.say(f"wrote {written['model']} to {output}, for timm's {written['timm_architecture']}")
+
+
+@weights.command("show")
+def show_weights(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Published weights, .npz or .safetensors.")],
+    json: Json_ = False,
+) -> None:
+    """Say what a file of published weights holds: its convention, model and size, and what does not fit.
+
+    Example:  vitscale weights show model.safetensors
+    """
+    from orchestrator import screen
+    from orchestrator import weights as actions
+
+    report = actions.show(file)
+    if json:
+        screen.print_json(report)
+    else:
+        screen.print_weights(report)
+    if report["misfits"]:
+        raise typer.Exit(1)
+
+
 # ------------------------------------------------------------------------------------------------------------ shared
 
 
@@ -384,11 +505,11 @@ def _bill(study: "Study", settings: "Settings", device: str, units: int | None) 
     """Price a study against the store, if there is one."""
     from db import answers
     from db.store import StoreMissing
-    from orchestrator.processes import usable_cpus
+    from orchestrator.processes import usable_cpus, usable_memory
     from studies.bill import bill
-    from studies.devices import device_rate
+    from studies.devices import device_facts
 
-    rate = device_rate(device)
+    facts = device_facts(device)
     units = units or (usable_cpus() if device == "cpu" else 1)
     known: dict[str, str] = {}
     measured = None
@@ -398,7 +519,9 @@ def _bill(study: "Study", settings: "Settings", device: str, units: int | None) 
             measured = answers.measured_rate(connection).get(device)
     except StoreMissing:
         pass  # nothing is known yet
-    return bill(study, known, rate, units, measured)
+    # The CPUs of a machine share its memory, a run each.
+    unit_bytes = usable_memory() // units if facts.memory_bytes is None else facts.memory_bytes
+    return bill(study, known, facts, units, measured, unit_bytes)
 
 
 def _confirm() -> None:

@@ -13,12 +13,16 @@ from orchestrator import wording
 from studies.bill import Bill
 from studies.definitions import Train
 from studies.grid import Study
+from studies.planner import Shape
 
 # Rich's own NO_COLOR leaves bold type and cursor movements in; who sets it wants no escape codes at all.
 _PLAIN = False if os.environ.get("NO_COLOR") else None
 OUT = Console(highlight=False, soft_wrap=True, width=10_000, force_terminal=_PLAIN)
 """Data. A table is as wide as it needs to be, in a pipe too."""
 MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True, force_terminal=_PLAIN)
+
+MOST_MISFITS = 20
+"""Models that a warning names one by one."""
 
 STATE_STYLES = {"done": "green", "running": "cyan", "failed": "red", "blocked": "yellow", "cancelled": "dim"}
 
@@ -81,6 +85,7 @@ def print_bill(study: Study, priced: Bill) -> None:
         ("parameters", "right"),
         ("images seen", "right"),
         (unit, "right"),
+        ("memory", "right"),
         ("evaluations", "right"),
         ("in store", "left"),
     ]
@@ -102,6 +107,10 @@ def print_bill(study: Study, priced: Bill) -> None:
                 f"{planned.parameters:,}",
                 f"{planned.images:,}",
                 cost,
+                Text(
+                    wording.memory(priced.memories[planned.key].at(planned.training.recipe.batch)),
+                    "red" if priced.fits(planned) is False else "",
+                ),
                 f"{done} of {len(own)} done" if known else str(len(own)),
                 state(known or "new"),
             )
@@ -112,6 +121,8 @@ def print_bill(study: Study, priced: Bill) -> None:
         OUT.print(Text(f"left out: {dropped.cell}: {dropped.why}"))
     for line in total(study, priced):
         OUT.print(Text(line))
+    for line in misfits(priced):
+        say(line)
 
 
 def total(study: Study, priced: Bill) -> list[str]:
@@ -127,6 +138,36 @@ def total(study: Study, priced: Bill) -> list[str]:
         if priced.flops_left
         else "nothing is left to pay",
     ]
+
+
+def misfits(priced: Bill) -> list[str]:
+    """Which trainings will run out of memory, and the batch at which they would not."""
+    lines = []
+    found = priced.misfits
+    for (model, batch), (memory, runs) in list(found.items())[:MOST_MISFITS]:
+        assert priced.unit_bytes is not None
+        largest = memory.largest_batch(priced.unit_bytes)
+        lines.append(
+            f"will not fit: {model} needs {wording.memory(memory.at(batch))} at batch {batch:,}, "
+            f"the {priced.device} has {wording.memory(priced.unit_bytes)} for each run "
+            f"({wording.counted(runs, 'training')}); "
+            + (f"the largest batch that fits is {largest:,}" if largest else "not even one image fits")
+        )
+    if len(found) > MOST_MISFITS:
+        lines.append(f"will not fit: {len(found) - MOST_MISFITS:,} more models")
+    return lines
+
+
+def print_shapes(found: Sequence[Shape], depths: Sequence[int], widths: Sequence[int]) -> None:
+    """For each optimizer a table of depths by widths: what fits, with the memory that it needs."""
+    by_place = {(shape.optimizer, shape.depth, shape.width): shape for shape in found}
+    for optimizer in dict.fromkeys(shape.optimizer for shape in found):
+        rows = []
+        for depth in depths:
+            here = [by_place[optimizer, depth, width] for width in widths]
+            rows.append((str(depth), *(wording.memory(each.memory_bytes) if each.fits else "-" for each in here)))
+        print_table([("depth", "right"), *((f"width {width:,}", "right") for width in widths)], rows, title=optimizer)
+        OUT.print()
 
 
 # ------------------------------------------------------------------------------------------------------------ status
@@ -303,3 +344,21 @@ def print_run(report: dict[str, Any]) -> None:
                 for each in report["attempts"]
             ],
         )
+
+
+def print_weights(report: dict[str, Any]) -> None:
+    """What a file of weights holds."""
+    OUT.print(Text(report["file"], "bold"))
+    size = report["image_size"]
+    classes = report["classes"]
+    facts = [
+        ("model", report["model"]),
+        ("names of", report["convention"]),
+        ("parameters", f"{report['parameters']:,}"),
+        ("images", f"{f'{size} pixels, ' if size else ''}{wording.counted(report['channels'], 'channel')}"),
+        ("classes", "none: the classifier was left out" if classes is None else f"{classes:,}"),
+        ("definition", json.dumps(report["definition"], sort_keys=True)),
+        *(("does not fit", misfit) for misfit in report["misfits"]),
+    ]
+    for name, fact in facts:
+        OUT.print(Text(f"  {name:<17}{fact}"))

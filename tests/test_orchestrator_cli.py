@@ -22,7 +22,7 @@ from db.tables import VERSION_TABLE
 from orchestrator.cli import app
 from tests.command_line import TINY, TINY_RUNS, VITSCALE, environment, vitscale, vitscale_on_terminal, write_study
 
-COMMANDS = ["plan", "submit", "resume", "cancel", "status", "show", "logs", "frontier", "export"]
+COMMANDS = ["plan", "shapes", "submit", "resume", "cancel", "status", "show", "logs", "frontier", "export", "weights"]
 EVALUATE = "evaluations: [{kind: split, split: test}]\n"
 ONE_RUN = TINY.replace("epochs: [5, 10]", "epochs: 5").replace("seed: [0, 1]", "seed: 0").split("  - {model:")[0]
 DIVERGING = (
@@ -103,9 +103,10 @@ def test_help_has_an_example_that_parses(command: str, tmp_path: Path) -> None:
 
 def test_every_option_has_a_help_text() -> None:
     group: Any = typer.main.get_command(app)
+    commands = {**group.commands, **group.commands["weights"].commands}
     silent = [
         f"{name} {parameter.name}"
-        for name, command in group.commands.items()
+        for name, command in commands.items()
         for parameter in command.params
         if not parameter.help
     ]
@@ -189,6 +190,86 @@ def test_plan_of_another_device_estimates_time_for_it(done: Path) -> None:
     wrong = vitscale("plan", "tiny.yaml", "--device", "h1000", cwd=done)
     assert wrong.code == 2
     assert "did you mean 'h100'?" in wrong.err
+
+
+FIGURE_5 = Path(__file__).parent.parent / "studies" / "fig5.yaml"
+
+
+def test_plan_says_which_models_will_not_fit_and_the_batch_at_which_they_would(tmp_path: Path) -> None:
+    planned = vitscale("plan", FIGURE_5, "--device", "h100", cwd=tmp_path)
+    assert planned.code == 0
+    lines = [line for line in planned.err.splitlines() if line.startswith("will not fit: ")]
+    assert len(lines) == len(set(lines)) == 14  # of 15 models, all but ViT-B/32
+    (one,) = [line for line in lines if "ViT-H/14" in line]
+    said = re.fullmatch(
+        r"will not fit: ViT-H/14 needs 1\.\d\d TiB at batch 4,096, the h100 has 80\.0 GiB for each run "
+        r"\(1 training\); the largest batch that fits is (\d+)",
+        one,
+    )
+    assert said
+    assert 50 < int(said[1]) < 400
+    assert "2 trainings" in next(line for line in lines if "R152x2" in line)
+
+
+def test_plan_gives_programs_the_memory_of_each_run_and_whether_it_fits(tmp_path: Path) -> None:
+    bill = json.loads(vitscale("plan", FIGURE_5, "--device", "h100", "--json", cwd=tmp_path).out)
+    assert bill["estimate"]["unit_memory_bytes"] == 80 * 2**30
+    assert all(run["fits"] == (run["memory_bytes"] <= 80 * 2**30) for run in bill["runs"])
+    assert [run["model"] for run in bill["runs"] if run["fits"]] == ["ViT-B/32"]
+    assert bill["total"]["misfits"] == 17
+    tiny = json.loads(vitscale("plan", write_study(tmp_path), "--json", cwd=tmp_path).out)
+    assert {(run["kind"] == "train", run["fits"]) for run in tiny["runs"]} == {(True, True), (False, None)}
+    assert all((run["memory_bytes"] is None) == (run["kind"] != "train") for run in tiny["runs"])
+    assert tiny["total"]["misfits"] == 0
+
+
+def test_submit_warns_of_what_will_not_fit_and_goes_on(tmp_path: Path) -> None:
+    vast = ONE_RUN.replace(
+        "{width: 8, depth: 1, mlp: 16, heads: 1}", "{width: 65536, depth: 99, mlp: 65536, heads: 64}"
+    )
+    done = vitscale("submit", write_study(tmp_path, vast), "--yes", "--queue", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert re.search(
+        r"will not fit: ViT-t/4 needs \S+ TiB at batch \d+, the cpu has .*; not even one image fits", done.err
+    )
+    assert "queued" in done.err
+
+
+def test_shapes_are_a_table_for_each_optimizer(tmp_path: Path) -> None:
+    few = ("--memory", "16GiB", "--batch", "32", "--depth", "12", "--depth", "48", "--width", "768", "--width", "1664")
+    table = vitscale("shapes", *few, cwd=tmp_path).out
+    assert re.findall(r"^ada\S+$", table, re.MULTILINE) == ["adam", "adam-bf16", "adafactor"]
+    assert len(re.findall(r"^depth +width 768 +width 1,664$", table, re.MULTILINE)) == 3
+    assert len(re.findall(r"^   48 +\S+ GiB +-$", table, re.MULTILINE)) == 3
+    shapes = json.loads(vitscale("shapes", *few, "--optimizer", "adafactor", "--json", cwd=tmp_path).out)
+    assert shapes["device_bytes"] == 16 * 2**30
+    assert [(each["depth"], each["width"], each["fits"]) for each in shapes["shapes"]] == [
+        (12, 768, True),
+        (12, 1664, True),
+        (48, 768, True),
+        (48, 1664, False),
+    ]
+    assert all(each["fits"] == (each["largest_batch"] >= 32) for each in shapes["shapes"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "say how much memory there is: --memory 16GiB, or --device h100"),
+        (["--memory", "16"], "'16' is no amount of memory; write it as in 16GiB"),
+        (["--memory", "0GiB"], "'0GiB' is no amount of memory"),
+        (["--device", "cpu"], "the memory of the device cpu is not known"),
+        (["--device", "tpu-v9"], "did you mean 'tpu-v"),
+        (["--memory", "16GiB", "--width", "100"], "no multiple of a head's 64; the nearest that are: 64, 128"),
+        (["--memory", "16GiB", "--patch", "15"], "patches of 15 pixels do not divide the image of 224 pixels"),
+        (["--memory", "16GiB", "--optimizer", "lion"], "valid: adam, adam-bf16, adafactor"),
+        (["--memory", "16GiB", "--precision", "fp8"], "'fp8' is no precision; valid: fp32, bf16"),
+    ],
+)
+def test_shapes_answers_a_wrong_argument_with_the_valid_ones(arguments: list[str], said: str, tmp_path: Path) -> None:
+    wrong = vitscale("shapes", *arguments, cwd=tmp_path)
+    assert wrong.code == 2
+    assert said in wrong.err
 
 
 # ------------------------------------------------------------------------------------------------ submitting, resuming
@@ -432,6 +513,62 @@ def test_export_of_a_study_without_results_has_its_columns(tmp_path: Path) -> No
 
 def test_export_to_an_unknown_format_is_refused(done: Path) -> None:
     assert vitscale("export", "tiny", "-o", "r.xlsx", cwd=done).code == 2
+
+
+# ------------------------------------------------------------------------------------------------------------ weights
+
+
+def test_the_weights_of_a_training_are_written_for_timm_and_shown(done: Path, key: str, tmp_path: Path) -> None:
+    vit = next(run for run in runs_of(done) if run.kind == "train" and run.family == "ViT")
+    file = tmp_path / "model.safetensors"
+    wrote = vitscale("weights", "export", vit.key[:12], "-o", file, "--json", cwd=done)
+    assert wrote.code == 0, wrote.err
+    assert json.loads(wrote.out) == {
+        "run": vit.key,
+        "file": str(file),
+        "model": vit.model,
+        "timm_architecture": "vit_base_patch16_224",
+    }
+    shown = vitscale("weights", "show", file, "--json", cwd=tmp_path)
+    assert shown.code == 0, shown.err
+    report = json.loads(shown.out)
+    assert report["definition"] == json.loads(vit.definition)["model"]
+    assert (report["convention"], report["parameters"], report["misfits"]) == ("timm", vit.parameters, [])
+    assert (report["image_size"], report["channels"], report["classes"]) == (8, 1, 10)
+    assert "8 pixels, 1 channel" in vitscale("weights", "show", file, cwd=tmp_path).out
+
+
+def test_weights_are_written_over_only_by_force(done: Path, tmp_path: Path) -> None:
+    vit = next(run for run in runs_of(done) if run.kind == "train" and run.family == "ViT")
+    file = tmp_path / "model.safetensors"
+    file.write_text("mine")
+    refused = vitscale("weights", "export", vit.key, "-o", file, cwd=done)
+    assert (refused.code, file.read_text()) == (1, "mine")
+    assert "--force" in refused.err
+    forced = vitscale("weights", "export", vit.key, "-o", file, "--force", "--no-head", cwd=done)
+    assert forced.code == 0, forced.err
+    assert "none: the classifier was left out" in vitscale("weights", "show", file, cwd=done).out
+
+
+def test_weights_that_cannot_be_written_or_shown_get_one_sentence(done: Path, copy: Path, tmp_path: Path) -> None:
+    runs = runs_of(done)
+    resnet = next(run for run in runs if run.kind == "train" and run.family == "ResNet")
+    evaluation = next(run for run in runs if run.kind == "evaluate")
+    stranger = tmp_path / "stranger.npz"
+    stranger.write_text("not weights")
+    moved = copy / ".vitscale" / "checkpoints"
+    moved.rename(copy / "elsewhere")
+    for folder, arguments, code, says in [
+        (done, ("export", resnet.key, "-o", "x.safetensors"), 2, "timm's ResNets have a 7x7 root"),
+        (done, ("export", evaluation.key, "-o", "x.safetensors"), 2, "trains nothing; the weights are those of run"),
+        (copy, ("export", resnet.key, "-o", "x.safetensors"), 3, "(--folder or VITSCALE_FOLDER names its root)"),
+        (done, ("show", stranger), 2, "neither .npz nor safetensors"),
+        (done, ("show", tmp_path / "nowhere.npz"), 1, "No such file"),
+    ]:
+        ended = vitscale("weights", *arguments, cwd=folder)
+        assert (ended.code, ended.out, ended.err.count("\n")) == (code, "", 1), ended.err
+        assert says in ended.err
+    assert not (done / "x.safetensors").exists()
 
 
 # ---------------------------------------------------------------------------------------------------- streams, colour
