@@ -10,8 +10,9 @@ demo: .venv/.demo
 	$(BIN)/vitscale submit studies/quickstart.yaml --yes
 	$(BIN)/vitscale frontier quickstart --by family --plot quickstart.svg
 
-test: check
+test: check .venv-xla/.test
 	$(BIN)/pytest -n 2 -m "not slow"
+	PJRT_DEVICE=CPU .venv-xla/bin/pytest -m xla
 	$(BIN)/pytest -m slow
 
 check: .venv/.test
@@ -21,10 +22,11 @@ check: .venv/.test
 	$(BIN)/lint-imports
 
 bench: .venv/.bench
-	for name in commands orchestration claims ledger_reads frontier; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in commands costs orchestration claims ledger_reads frontier training_step; do \
+		$(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:
-	rm -rf .venv .vitscale
+	rm -rf .venv .venv-xla .vitscale
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -41,3 +43,10 @@ clean:
 .venv/.bench: .venv/bin/python pyproject.toml constraints.txt
 	$(INSTALL) '.[test,bench]'
 	touch $@ .venv/.test .venv/.demo
+
+# torch_xla runs beside one older torch alone, and so does timm: 7 GB of their own, for the tests marked `xla`.
+.venv-xla/.test: pyproject.toml constraints-xla.txt
+	$(PYTHON) -m venv .venv-xla
+	.venv-xla/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-xla.txt \
+		--editable '.[test,xla,parity]'
+	touch $@

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
@@ -15,6 +16,13 @@ from sqlalchemy import make_url
 from db.store import Store, default_url
 
 _NUMBER = count()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what is marked `xla` where torch_xla is not installed: it has an environment of its own."""
+    if find_spec("torch_xla") is None:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("xla")])
+        items[:] = [item for item in items if not item.get_closest_marker("xla")]
 
 
 @pytest.fixture(scope="session")

@@ -313,13 +313,14 @@ def test_decay_touches_kernels_alone() -> None:
     assert all(parameters[name].ndim == 1 for name in parameters if name not in names and name.endswith("weight"))
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("optimizer", [AdamW(beta1=0.8, beta2=0.95), SGD(momentum=0.7), SGD(momentum=0.0)])
-def test_updates_are_those_of_the_papers_formula(optimizer: AdamW | SGD) -> None:
+def test_updates_are_those_of_the_papers_formula(optimizer: AdamW | SGD, compiled: bool) -> None:
     network = torch.nn.Sequential(torch.nn.Linear(3, 2))
     linear = network[0]
     assert isinstance(linear, torch.nn.Linear)
     recipe = RECIPE.model_copy(update={"optimizer": optimizer, "clip_norm": 0.5, "weight_decay": 0.3})
-    updates = Optimizer(network, recipe)
+    updates = Optimizer(network, recipe, compiled=compiled)
     weight = linear.weight.detach().double().clone()
     first, second = torch.zeros_like(weight), torch.zeros_like(weight)
     bias = linear.bias.detach().clone()

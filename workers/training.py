@@ -94,23 +94,27 @@ class Training:
             channels=run.data.channels,
             classes=run.data.classes,
             dropout=recipe.dropout,
+            stochastic_depth=recipe.stochastic_depth,
             seed=run.seed,
         )
         self.network = network.to(device.torch).train()
-        self.optimizer = Optimizer(self.network, recipe)
+        self.optimizer = Optimizer(self.network, recipe, compiled=device.compiles)
         self.batches = Batches(run, device)
+        # Zeros of the optimizer that were only recorded would make the first step another program than the others.
+        device.end_step()
 
     def update(self) -> Tensor:
         """Do one step; the loss before it stays on the device."""
         run, recipe = self.run, self.run.recipe
-        if recipe.dropout:
-            torch.manual_seed(_dropout_seed(run.seed, self.step))
+        if recipe.dropout or recipe.stochastic_depth:
+            self.device.seed(_dropout_seed(run.seed, self.step))
         image_BCHW, label_B = self.batches.at(self.step)
         with self.device.autocast(recipe.precision):
             logits_BK = self.network(image_BCHW)
         loss = loss_of(logits_BK, label_B, recipe)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.update(lr_at(self.step, recipe=recipe, steps=run.steps))
+        self.device.end_step()
         self.step += 1
         return loss.detach()
 
@@ -158,6 +162,7 @@ class Training:
             tensor.copy_(tensors[name])
         self.step = facts.step
         self.optimizer.set_step(facts.step)
+        self.device.end_step()
         self.mixed_numerics = facts.mixed_numerics or other
 
 
@@ -177,19 +182,21 @@ class Batches:
             self.shifted_NC33HW = padded.unfold(2, run.image_size, 1).unfold(3, run.image_size, 1)
         self.chunk_steps = max(1, _CHUNK_IMAGES // run.recipe.batch)
         self.chunk_first = -self.chunk_steps
-        self.row_SB: tuple[Tensor, ...] = ()
-        self.shift_SB2: tuple[Tensor, ...] = ()
+        # On the host, and sent a step at a time: cut on the device, a step's part would be named by its place in the
+        # chunk, and where steps are compiled each place would be another program.
+        self.row_SB = torch.empty(0, run.recipe.batch, dtype=torch.int64)
+        self.shift_SB2 = torch.empty(0, run.recipe.batch, 2, dtype=torch.int64)
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Images as float32 in [-1, 1], (B, C, H, W), and labels, (B,), of the batch of a step."""
         if not 0 <= step - self.chunk_first < len(self.row_SB):
             self._work_out(step)
         place = step - self.chunk_first
-        row_B = self.row_SB[place]
+        row_B = self.device.place(self.row_SB[place])
         if self.shifted_NC33HW is None:
             image_BCHW = self.image_NCHW[row_B]
         else:
-            down_B, right_B = self.shift_SB2[place].unbind(-1)
+            down_B, right_B = self.device.place(self.shift_SB2[place]).unbind(-1)
             # A window that begins one pixel further up shows the image one pixel further down.
             image_BCHW = self.shifted_NC33HW[row_B, :, 1 - down_B, 1 - right_B]
         return normalized(image_BCHW), self.label_N[row_B]
@@ -199,11 +206,9 @@ class Batches:
         steps = min(self.chunk_steps, run.steps - first)
         batch, seed = run.recipe.batch, run.seed
         self.chunk_first = first
-        row_SB = rows_of_steps(first, steps, batch=batch, rows=run.data.rows, seed=seed)
-        self.row_SB = self.device.place(torch.from_numpy(row_SB)).unbind(0)
+        self.row_SB = torch.from_numpy(rows_of_steps(first, steps, batch=batch, rows=run.data.rows, seed=seed))
         if self.shifted_NC33HW is not None:
-            shift_SB2 = shifts_of_steps(first, steps, batch=batch, seed=seed)
-            self.shift_SB2 = self.device.place(torch.from_numpy(shift_SB2)).unbind(0)
+            self.shift_SB2 = torch.from_numpy(shifts_of_steps(first, steps, batch=batch, seed=seed))
 
 
 def _is_logged(step: int, steps: int) -> bool:
