@@ -10,11 +10,23 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
+from orchestrator import exits
+from orchestrator.cli_weights import weights
+from orchestrator.lookups import opened_store, run_named, settings_of, study_named
+from orchestrator.options import (
+    Address_,
+    AnyNumerics_,
+    Folder_,
+    Json_,
+    Name_,
+    OptionalName_,
+    Run_,
+    Store_,
+    Study_,
+    Workers_,
+)
 
-    from db import answers
+if TYPE_CHECKING:
     from db.store import Store
     from orchestrator.settings import Settings
     from studies.bill import Bill
@@ -32,48 +44,7 @@ app = typer.Typer(
     6 store or cluster unreachable, 130 Ctrl-C.""",
 )
 
-weights = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="""Write weights for timm, and say what files of published weights hold.
-
-    Example:  vitscale weights export 3f2a9c -o model.safetensors""",
-)
 app.add_typer(weights, name="weights")
-
-Store_ = Annotated[
-    str | None,
-    typer.Option(
-        "--store",
-        metavar="URL",
-        help="SQLAlchemy URL of the store. Default: VITSCALE_STORE, or SQLite in the nearest .vitscale folder.",
-    ),
-]
-Folder_ = Annotated[
-    Path | None,
-    typer.Option(
-        "--folder", help="Folder of checkpoints and logs, seen by all workers. Default: VITSCALE_FOLDER, or .vitscale."
-    ),
-]
-Json_ = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Study_ = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file.")]
-Name_ = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a submitted study.")]
-OptionalName_ = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A submitted study; all without it.")]
-Run_ = Annotated[str, typer.Argument(metavar="RUN", help="The first digits of a run's key.")]
-Address_ = Annotated[
-    str | None,
-    typer.Option("--address", metavar="HOST:PORT", envvar="RAY_ADDRESS", help="A Ray cluster to hand the study to."),
-]
-Workers_ = Annotated[
-    int | None, typer.Option("--workers", min=1, help="CPUs to use on this machine. Default: all of them.")
-]
-AnyNumerics_ = Annotated[
-    bool,
-    typer.Option(
-        "--any-numerics",
-        help="Go on from checkpoints that another kind of device or thread count wrote; the results say so.",
-    ),
-]
 
 
 def _print_version(asked: bool) -> None:
@@ -116,7 +87,7 @@ def plan(
     from studies.grid import load_study
 
     loaded = load_study(study, str(study))
-    priced = _bill(loaded, _settings(store, folder), device, units)
+    priced = _bill(loaded, settings_of(store, folder), device, units)
     if json:
         screen.print_json(as_json(loaded, priced))
     else:
@@ -211,13 +182,13 @@ def submit(
 
     loaded = load_study(study, str(study))
     check_data(loaded)
-    settings = _settings(store, folder, any_numerics)
+    settings = settings_of(store, folder, any_numerics)
     priced = _bill(loaded, settings, "cpu", workers)
     for line in [*screen.total(loaded, priced), *([] if address else screen.misfits(priced))]:
         screen.say(line)
     if priced.flops_left > ask_above and not yes:
         _confirm()
-    with _open(settings, create=True) as opened:
+    with opened_store(settings, create=True) as opened:
         submitted = store_study(opened, loaded)
         if queue:
             screen.say(f"queued; work on it with: vitscale resume {loaded.file.name}")
@@ -242,9 +213,9 @@ def resume(
     from db import ledger
     from db.store import retrying
 
-    settings = _settings(store, folder, any_numerics)
-    with _open(settings, create=False) as opened:
-        study_id = _study_id(opened, study)
+    settings = settings_of(store, folder, any_numerics)
+    with opened_store(settings, create=False) as opened:
+        study_id = study_named(opened, study).id if study else None
         retrying(opened, lambda connection: ledger.requeue(connection, study_id=study_id, failed=failed), seconds=60)
         _work(opened, settings, study_id, study, address, workers)
 
@@ -263,11 +234,11 @@ def cancel(
     from db.store import retrying
     from orchestrator import screen
 
-    settings = _settings(store, folder)
-    with _open(settings, create=False) as opened:
+    settings = settings_of(store, folder)
+    with opened_store(settings, create=False) as opened:
         with opened.read() as connection:
             study = answers.study_named(connection, what)
-        study_id, run_ids = (study.id, None) if study else (None, [_run(opened, what).id])
+        study_id, run_ids = (study.id, None) if study else (None, [run_named(opened, what).id])
         counts = retrying(
             opened, lambda connection: ledger.cancel(connection, study_id=study_id, run_ids=run_ids), seconds=60
         )
@@ -293,9 +264,9 @@ def status(
 
     from orchestrator import reports, screen
 
-    with _open(_settings(store, folder), create=False) as opened:
+    with opened_store(settings_of(store, folder), create=False) as opened:
         while True:
-            report = reports.status(opened, _study_id(opened, study))
+            report = reports.status(opened, study_named(opened, study).id if study else None)
             if json:
                 screen.print_json(report.as_json())
             else:
@@ -316,9 +287,9 @@ def show(run: Run_, store: Store_ = None, folder: Folder_ = None, json: Json_ = 
     """
     from orchestrator import reports, screen
 
-    settings = _settings(store, folder)
-    with _open(settings, create=False) as opened:
-        report = reports.run(opened, _run(opened, run), settings)
+    settings = settings_of(store, folder)
+    with opened_store(settings, create=False) as opened:
+        report = reports.run(opened, run_named(opened, run), settings)
     if json:
         screen.print_json(report)
     else:
@@ -339,9 +310,9 @@ def logs(
     """
     from orchestrator import reports, screen
 
-    settings = _settings(store, folder)
-    with _open(settings, create=False) as opened:
-        found = _run(opened, run)
+    settings = settings_of(store, folder)
+    with opened_store(settings, create=False) as opened:
+        found = run_named(opened, run)
         for text in reports.log(opened, found, settings, attempt, follow=follow):
             screen.OUT.out(text, end="", highlight=False)
 
@@ -373,8 +344,8 @@ def frontier(
         figures.check_format(plot)
     if parquet:
         rows.check_format(parquet, [".parquet"])
-    with _open(_settings(store, folder), create=False) as opened:
-        found = reports.frontier(opened, _study(opened, study), metric, split, by_family=by is not None)
+    with opened_store(settings_of(store, folder), create=False) as opened:
+        found = reports.frontier(opened, study_named(opened, study), metric, split, by_family=by is not None)
     if plot:
         if not found.points:
             raise reports.NotFound("there is nothing to draw: no configuration has a finite value and a cost")
@@ -409,8 +380,8 @@ def export(
 
     if output:
         rows.check_format(output)
-    with _open(_settings(store, folder), create=False) as opened:
-        found = _study(opened, study)
+    with opened_store(settings_of(store, folder), create=False) as opened:
+        found = study_named(opened, study)
         with opened.read() as connection:
             results = answers.results_of(connection, found.id)
     if output:
@@ -420,85 +391,7 @@ def export(
         screen.OUT.out(rows.as_csv(answers.Result, results), end="", highlight=False)
 
 
-# ----------------------------------------------------------------------------------------------------------- weights
-
-
-@weights.command("export")
-def export_weights(
-    run: Run_,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE.safetensors", help="File to write, as safetensors.")
-    ],
-    no_head: Annotated[
-        bool, typer.Option("--no-head", help="Leave out the classifier, and a pre-logits layer before it.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
-    store: Store_ = None,
-    folder: Folder_ = None,
-    json: Json_ = False,
-) -> None:
-    """Write the final weights of a training under the names and arguments of timm's models.
-
-    Example:  vitscale weights export 3f2a9c -o model.safetensors
-    """
-    from orchestrator import screen
-    from orchestrator import weights as actions
-
-    settings = _settings(store, folder)
-    with _open(settings, create=False) as opened:
-        found = _run(opened, run)
-    written = actions.export(found, settings, output, head=not no_head, overwrite=force)
-    if json:
-        screen.print_json(written)
-    screen.say(f"wrote {written['model']} to {output}, for timm's {written['timm_architecture']}")
-
-
-@weights.command("show")
-def show_weights(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Published weights, .npz or .safetensors.")],
-    json: Json_ = False,
-) -> None:
-    """Say what a file of published weights holds: its convention, model and size, and what does not fit.
-
-    Example:  vitscale weights show model.safetensors
-    """
-    from orchestrator import screen
-    from orchestrator import weights as actions
-
-    report = actions.show(file)
-    if json:
-        screen.print_json(report)
-    else:
-        screen.print_weights(report)
-    if report["misfits"]:
-        raise typer.Exit(1)
-
-
 # ------------------------------------------------------------------------------------------------------------ shared
-
-
-def _settings(store: str | None, folder: Path | None, any_numerics: bool = False) -> "Settings":
-    from dataclasses import replace
-
-    from orchestrator.settings import settings
-
-    return replace(settings(store, folder), any_numerics=any_numerics)
-
-
-def _open(settings: "Settings", *, create: bool) -> "AbstractContextManager[Store]":
-    from contextlib import contextmanager
-
-    from db.store import Store
-
-    @contextmanager
-    def opened() -> "Iterator[Store]":
-        store = Store.open(settings.store_url, create=create)
-        try:
-            yield store
-        finally:
-            store.dispose()
-
-    return opened()
 
 
 def _bill(study: "Study", settings: "Settings", device: str, units: int | None) -> "Bill":
@@ -514,7 +407,7 @@ def _bill(study: "Study", settings: "Settings", device: str, units: int | None) 
     known: dict[str, str] = {}
     measured = None
     try:
-        with _open(settings, create=False) as opened, opened.read() as connection:
+        with opened_store(settings, create=False) as opened, opened.read() as connection:
             known = answers.known(connection, [planned.key for planned in study.runs])
             measured = answers.measured_rate(connection).get(device)
     except StoreMissing:
@@ -570,38 +463,6 @@ def _work(
         raise typer.Exit(5)
 
 
-def _study(store: "Store", name: str) -> "answers.Study":
-    from db import answers
-    from orchestrator.reports import NotFound
-    from studies.architectures import nearest
-
-    with store.read() as connection:
-        found = answers.study_named(connection, name)
-        if found is None:
-            names = [study.name for study in answers.studies(connection)]
-            cure = nearest(name, names) if names else "; begin with: vitscale submit STUDY.yaml"
-            raise NotFound(f"no study '{name}' in {store.url}{cure}")
-    return found
-
-
-def _study_id(store: "Store", name: str | None) -> int | None:
-    return None if name is None else _study(store, name).id
-
-
-def _run(store: "Store", prefix: str) -> "answers.Run":
-    from db import answers
-    from orchestrator.reports import NotFound
-
-    with store.read() as connection:
-        found = answers.run_named(connection, prefix)
-    if not found:
-        raise NotFound(f"no run whose key begins with '{prefix}' in {store.url}")
-    if len(found) > 1:
-        listed = ", ".join(run.key[:16] for run in found[:5]) + (", ..." if len(found) > 5 else "")
-        raise ValueError(f"more than one key begins with '{prefix}': {listed}; give more digits")
-    return found[0]
-
-
 def main() -> NoReturn:
     """Run a command; an error that is the user's to mend becomes one sentence and an exit code."""
     try:
@@ -609,40 +470,10 @@ def main() -> NoReturn:
     except Exception as error:
         if os.environ.get("VITSCALE_DEBUG"):
             raise
-        code = _exit_code(error)
+        code = exits.exit_code(error)
         if code is None:
             raise
         if code:
-            print(f"error: {_sentence(error)}", file=sys.stderr)
+            print(f"error: {exits.sentence(error)}", file=sys.stderr)
         sys.exit(code)
     sys.exit(0)
-
-
-def _sentence(error: Exception) -> str:
-    """What the user reads about an error, with the cure where there is one."""
-    from db.store import StoreMissing
-
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    if isinstance(error, StoreMissing):
-        return f"{error}; make one with: vitscale submit STUDY.yaml, or name one with --store"
-    return str(error)
-
-
-def _exit_code(error: Exception) -> int | None:
-    """The exit code of an error that needs no traceback; None for a fault of ours."""
-    from db.store import StoreError, StoreMissing, StoreUnreachable
-    from orchestrator.cluster import ClusterUnreachable
-    from orchestrator.driver import CannotWork
-    from orchestrator.reports import NotFound
-
-    if isinstance(error, BrokenPipeError):  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    if isinstance(error, NotFound | StoreMissing):
-        return 3
-    if isinstance(error, StoreUnreachable | ClusterUnreachable):
-        return 6
-    if isinstance(error, ValueError):  # what the user said has no meaning
-        return 2
-    return 1 if isinstance(error, StoreError | CannotWork | OSError) else None

@@ -1,7 +1,7 @@
 """Our networks against timm's own: with the same weights, the same outputs, whoever wrote the file.
 
-B = images, C = color channels, H, W = pixels, K = classes. timm computes GELU by the error function; the papers' code,
-and so ours, by its tanh form, so timm is told to. Its epsilons of standardized filters, and in hybrids of group
+B = images, C = color channels, H, W = pixels, K = classes. timm computes the exact GELU unless it is told to take the
+tanh form of the papers' code; a definition of ours names either. Its epsilons of standardized filters, and in hybrids of group
 normalization, are not the released code's: filters here have a scale beside which either's vanish.
 """
 
@@ -52,19 +52,19 @@ def hybrid(name: str, **fields: Any) -> Hybrid:
 
 MEMBERS: dict[str, tuple[str, dict[str, Any], Model]] = {
     "Ti/16": ("vit_tiny_patch16_224", TANH, vit("ViT-Ti/16")),
-    "S/16": ("vit_small_patch16_224", TANH, vit("ViT-S/16")),
-    "B/16": ("vit_base_patch16_224", TANH, vit("ViT-B/16")),
-    "B/32": ("vit_base_patch32_224", TANH, vit("ViT-B/32")),
+    "S/16": ("vit_small_patch16_224", {}, vit("ViT-S/16", gelu="exact")),
+    "B/16": ("vit_base_patch16_224", {}, vit("ViT-B/16", gelu="exact")),
+    "B/32": ("vit_base_patch32_224", {}, vit("ViT-B/32", gelu="exact")),
     "gap": (
         "vit_tiny_patch16_224",
         TANH | {"class_token": False, "global_pool": "avg", "fc_norm": False},
         vit("ViT-Ti/16", head="gap"),
     ),
-    "map": ("vit_base_patch16_siglip_224", TANH, vit("ViT-B/16", head="map")),
+    "map": ("vit_base_patch16_siglip_224", {}, vit("ViT-B/16", head="map", gelu="exact")),
     "R50x1": ("resnetv2_50x1_bit", {}, named("R50x1")),
     "R101x1": ("resnetv2_101x1_bit", {}, named("R101x1")),
-    "R50+B/16": ("vit_base_r50_s16_224", TANH, hybrid("R50+ViT-B/16")),
-    "R26+S/32": ("vit_small_r26_s32_224", TANH, hybrid("R26+ViT-S/32")),
+    "R50+B/16": ("vit_base_r50_s16_224", {}, hybrid("R50+ViT-B/16", vit={"gelu": "exact"})),
+    "R26+S/32": ("vit_small_r26_s32_224", {}, hybrid("R26+ViT-S/32", vit={"gelu": "exact"})),
     "R+Ti/16": ("vit_tiny_r_s16_p8_224", TANH, hybrid("R+ViT-Ti/16")),
 }
 

@@ -137,7 +137,7 @@ def masked_update(device: Device) -> Callable[[], Tensor]:
     model = MaskedPatch(vit=VIT.model_copy(update={"head": "token"}))
     network = build(model, image_size=8, channels=1, classes=10, seed=0).to(device.torch)
     optimizer = Optimizer(network, RECIPE, compiled=device.compiles)
-    batches, on_host = Batches(training_of(), device), Batches(training_of(), CPU)
+    batches = Batches(training_of(), device)
     device.end_step()
     steps = iter(range(STEPS))
 
@@ -146,9 +146,7 @@ def masked_update(device: Device) -> Callable[[], Tensor]:
         image_BCHW, _ = batches.at(step)
         drawn = corruption_of(0, step, batch=RECIPE.batch, patches=4, share=model.corrupted)
         corruption = Corruption(*(device.place(tensor) for tensor in drawn))
-        # On the host: torch_xla has no kernel for the unfold in here, and would wait for the device to borrow torch's.
-        target_BM = device.place(network.targets(on_host.at(step)[0], drawn))
-        loss = network.loss(network(image_BCHW, corruption), target_BM)
+        loss = network.loss(network(image_BCHW, corruption), network.targets(image_BCHW, corruption))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.update(lr_at(step, recipe=RECIPE, steps=STEPS))
         device.end_step()

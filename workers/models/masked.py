@@ -105,8 +105,9 @@ class MaskedPatchNetwork(FeatureNetwork):
         by channel, then row by row.
         """
         patch = self.model.vit.patch
-        # (B, C, rows, columns, h, w), then patches in raster order before channels.
-        patch_BPChw = image_BCHW.unfold(2, patch, patch).unfold(3, patch, patch).flatten(2, 3).transpose(1, 2)
+        # (B, C, rows, h, columns, w), then patches in raster order before channels. XLA would unfold on the host.
+        tile_BCRhSw = image_BCHW.unflatten(2, (-1, patch)).unflatten(4, (-1, patch))
+        patch_BPChw = tile_BCRhSw.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
         patch_BMChw = _taken(patch_BPChw, corruption.place)
         if self.model.target == "pixels":
             return patch_BMChw.flatten(2)

@@ -1,0 +1,61 @@
+"""From what a command was given to what it works on: settings, an open store, a study or a run by name."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from db import answers
+    from db.store import Store
+    from orchestrator.settings import Settings
+
+
+def settings_of(store: str | None, folder: Path | None, any_numerics: bool = False) -> "Settings":
+    """The settings, with what options of the command line said."""
+    from orchestrator.settings import settings
+
+    return replace(settings(store, folder), any_numerics=any_numerics)
+
+
+@contextmanager
+def opened_store(settings: "Settings", *, create: bool) -> Iterator["Store"]:
+    """The store, open for the length of a block. Raises what `Store.open` raises."""
+    from db.store import Store
+
+    store = Store.open(settings.store_url, create=create)
+    try:
+        yield store
+    finally:
+        store.dispose()
+
+
+def study_named(store: "Store", name: str) -> "answers.Study":
+    """The study of this name. Raises NotFound, with the nearest name that there is."""
+    from db import answers
+    from orchestrator.reports import NotFound
+    from studies.architectures import nearest
+
+    with store.read() as connection:
+        found = answers.study_named(connection, name)
+        if found is None:
+            names = [study.name for study in answers.studies(connection)]
+            cure = nearest(name, names) if names else "; begin with: vitscale submit STUDY.yaml"
+            raise NotFound(f"no study '{name}' in {store.url}{cure}")
+    return found
+
+
+def run_named(store: "Store", prefix: str) -> "answers.Run":
+    """The run whose key begins so. Raises NotFound, and ValueError when several do."""
+    from db import answers
+    from orchestrator.reports import NotFound
+
+    with store.read() as connection:
+        found = answers.run_named(connection, prefix)
+    if not found:
+        raise NotFound(f"no run whose key begins with '{prefix}' in {store.url}")
+    if len(found) > 1:
+        listed = ", ".join(run.key[:16] for run in found[:5]) + (", ..." if len(found) > 5 else "")
+        raise ValueError(f"more than one key begins with '{prefix}': {listed}; give more digits")
+    return found[0]
