@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = ".vitscale"
+DEVICES = ("auto", "cpu", "cuda", "xla")
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Settings:
     """A worker that is silent for so long has lost its run. It renews three times as often."""
     checkpoint_seconds: float = 20.0
     device: str = "auto"
+    """What workers compute on, one of `DEVICES`. `auto` is a GPU or TPU where the study asks for one, else the CPU."""
     any_numerics: bool = False
 
     @property
@@ -59,8 +61,12 @@ def _nearest_folder(start: Path) -> Path:
 
 
 def _tuned() -> dict[str, Any]:
-    """Times that tests and unusual sites set through the environment."""
-    found = {}
+    """What unusual sites, and tests, set through the environment."""
+    found: dict[str, Any] = {}
+    if device := os.environ.get("VITSCALE_DEVICE"):
+        if device not in DEVICES:
+            raise ValueError(f"VITSCALE_DEVICE is '{device}'; valid: {', '.join(DEVICES)}")
+        found["device"] = device
     for name in ("lease_seconds", "checkpoint_seconds"):
         if text := os.environ.get(f"VITSCALE_{name.upper()}"):
             try:

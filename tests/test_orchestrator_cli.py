@@ -620,6 +620,12 @@ def test_flags_come_before_variables_and_these_before_the_folder(done: Path, tmp
     assert json.loads(elsewhere.out)["checkpoint"].startswith("/files/checkpoints/")
 
 
+def test_a_device_that_is_none_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    done = vitscale("status", cwd=tmp_path, VITSCALE_DEVICE="tpu")
+    assert (done.code, done.out) == (2, "")
+    assert "VITSCALE_DEVICE is 'tpu'; valid: auto, cpu, cuda, xla" in done.err
+
+
 def test_own_packages_of_our_names_a_relative_store_and_a_long_tmpdir_do_no_harm(tmp_path: Path) -> None:
     """Ray would let workers import from the working folder first, work in another one, and name sockets too long."""
     long = tmp_path / ("temporary" * 8)
