@@ -29,7 +29,7 @@ from benchmarks.databases import print_table
 from benchmarks.peers import of_timm, of_vit_pytorch
 from studies.architectures import named
 from studies.cost import train_flops
-from studies.definitions import ResNet, ViT
+from studies.definitions import Gelu, ResNet, ViT
 from workers.devices import Device
 from workers.models import blocks
 from workers.models.build import build
@@ -55,10 +55,10 @@ class Case:
     over_other_ways: float | None = None
 
     def definition(self) -> ViT | ResNet:
-        """The network's definition, with the head that timm has."""
+        """The network's definition, with the head and the form of GELU that timm has."""
         model = named(self.model, None if self.model.startswith("R") else "token")
         assert isinstance(model, ViT | ResNet)
-        return model
+        return model.model_copy(update={"gelu": "exact"}) if isinstance(model, ViT) else model
 
 
 CASES = {
@@ -123,8 +123,9 @@ def ways_of(case: Case, device: Device, compiles: bool) -> dict[str, Way]:
     """All that is measured for a case, by name; timm first."""
     model, size = case.definition(), case.image_size
 
-    def ours() -> nn.Module:
-        return build(model, image_size=size, channels=3, classes=CLASSES, seed=0)
+    def ours(gelu: Gelu = "exact") -> nn.Module:
+        shape = model.model_copy(update={"gelu": gelu}) if isinstance(model, ViT) else model
+        return build(shape, image_size=size, channels=3, classes=CLASSES, seed=0)
 
     def timms() -> nn.Module:
         return of_timm(model, image_size=size, classes=CLASSES)
@@ -134,6 +135,7 @@ def ways_of(case: Case, device: Device, compiles: bool) -> dict[str, Way]:
     ways = {TIMM_FP32: Way(timms(), "fp32"), TIMM: Way(timms()), OURS_FP32: Way(ours(), "fp32"), OURS: Way(ours())}
     if isinstance(model, ViT):
         ways["vit-pytorch"] = Way(of_vit_pytorch(model, image_size=size, classes=CLASSES))
+        ways["vitscale, tanh GELU"] = Way(ours("tanh"))
         ways["vitscale SDPA"] = Way(ours(), fused_attention=True)
     if compiles and isinstance(model, ViT):
         ways["timm compiled"] = Way(timms(), compiled=True)

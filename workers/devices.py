@@ -2,7 +2,6 @@
 
 import functools
 import os
-import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from workers.kernels import rules
+from workers.kernels import processor, rules
+from workers.kernels.allocator import keep_freed_memory
 
 NAMES = ("cpu", "cuda", "xla", "auto")
 """What `Device.named` takes."""
@@ -94,6 +94,8 @@ class Device:
         """
         torch.set_num_threads(self.threads)
         match self.torch.type:
+            case "cpu":
+                keep_freed_memory()
             case "cuda":
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
                 torch.use_deterministic_algorithms(True)
@@ -177,11 +179,5 @@ def _instruction_set() -> str:
     MKL takes other paths on one maker's processors than on another's of the same instruction set.
     """
     capability = torch.backends.cpu.get_cpu_capability().lower()
-    try:
-        facts = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return capability
-    maker = re.search(r"^vendor_id\s*:\s*(\S+)", facts, re.MULTILINE)
-    flags = re.search(r"^flags\s*:(.*)$", facts, re.MULTILINE)
-    units = {"avx512_bf16", "avx512_vnni", "amx_bf16"} & set(flags[1].split() if flags else ())
-    return "+".join([*([maker[1]] if maker else []), capability, *sorted(units)])
+    units = {"avx512_bf16", "avx512_vnni", "amx_bf16"} & set((processor.fact("flags") or "").split())
+    return "+".join(filter(None, [processor.maker(), capability, *sorted(units)]))

@@ -106,7 +106,8 @@ class MaskedPatchNetwork(FeatureNetwork):
         """
         patch = self.model.vit.patch
         # (B, C, rows, h, columns, w), then patches in raster order before channels. XLA would unfold on the host.
-        tile_BCRhSw = image_BCHW.unflatten(2, (-1, patch)).unflatten(4, (-1, patch))
+        channels, height, width = image_BCHW.shape[1:]
+        tile_BCRhSw = image_BCHW.reshape(-1, channels, height // patch, patch, width // patch, patch)
         patch_BPChw = tile_BCRhSw.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
         patch_BMChw = _taken(patch_BPChw, corruption.place)
         if self.model.target == "pixels":
