@@ -5,19 +5,22 @@ python -m benchmarks.training_step --only ViT-Ti/4 --rounds 5 --no-compile
 python -m benchmarks.training_step --device cuda
 
 All ways take one step in turn, so that whatever else the machine does meets them all; ratios are those of the steps of
-one round. On a CPU a step's time is that of the processor, on one thread.
+one round. On a CPU a step's time is that of the processor, on one thread. Ours run in a process with the environment in
+which our workers run, others in one as they come; timm is measured in ours too.
 B = images, C = color channels, H, W = pixels, K = classes.
 """
 
 import argparse
 import math
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Literal
 from unittest.mock import patch
 
@@ -31,12 +34,14 @@ from studies.architectures import named
 from studies.cost import train_flops
 from studies.definitions import Gelu, ResNet, ViT
 from workers.devices import Device
+from workers.kernels import allocator
 from workers.models import blocks
 from workers.models.build import build
 
 CLASSES = 1000
 OURS, OURS_FP32, TIMM, TIMM_FP32 = "vitscale", "vitscale fp32", "timm", "timm fp32"
 OTHER_WAYS = ("vitscale SDPA", "vitscale compiled", "vitscale SDPA compiled")
+PEAK = "bf16 peak"
 
 Precision = Literal["fp32", "bf16"]
 
@@ -75,37 +80,99 @@ CASES = {
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Way:
-    """One way to train: a network, its optimizer, and what was measured of it."""
+    """One way to train: whose network, and how it is computed."""
 
-    network: nn.Module
+    library: Literal["vitscale", "timm", "vit-pytorch"] = "vitscale"
     precision: Precision = "bf16"
     compiled: bool = False
     fused_attention: bool = False
+    gelu: Gelu = "exact"
+    as_our_workers: bool = True
+    """Whether in the environment that our workers have; else in that of the benchmark."""
+
+
+@dataclass
+class Measured:
+    """What was measured of a way."""
+
+    parameters: int
+    losses: list[float]
     seconds: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
 
-    def prepare(self, device: Device) -> None:
-        """Move to the device, and take as many steps as compilers and caches need before they are at their pace."""
-        self.network.to(device.torch).train()
+
+def ways_of(case: Case, device: str, compiles: bool) -> dict[str, Way]:
+    """All that is measured for a case, by name; timm first."""
+    if device != "cpu":
+        return {TIMM: Way("timm", compiled=True), OURS: Way(compiled=True)}
+    ways = {
+        TIMM_FP32: Way("timm", "fp32", as_our_workers=False),
+        TIMM: Way("timm", as_our_workers=False),
+        "timm, our allocator": Way("timm"),
+        OURS_FP32: Way(precision="fp32"),
+        OURS: Way(),
+    }
+    if isinstance(case.definition(), ViT):
+        ways["vit-pytorch"] = Way("vit-pytorch", as_our_workers=False)
+        ways["vit-pytorch, our allocator"] = Way("vit-pytorch")
+        ways["vitscale, tanh GELU"] = Way(gelu="tanh")
+        ways["vitscale SDPA"] = Way(fused_attention=True)
+        if compiles:
+            ways["timm compiled"] = Way("timm", compiled=True, as_our_workers=False)
+            ways["vitscale compiled"] = Way(compiled=True)
+            ways["vitscale SDPA compiled"] = Way(compiled=True, fused_attention=True)
+    return ways
+
+
+# ---------------------------------------------------------------------------------------- in the processes that compute
+
+
+class Training:
+    """One way at work on one batch."""
+
+    def __init__(self, way: Way, case: Case, device: Device) -> None:
+        """Take as many steps as compilers and caches need before they are at their pace."""
+        self.way, self.device = way, device
+        self.network = network_of(way, case).to(device.torch).train()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, fused=True)
-        self.call: Callable[[Tensor], Tensor] = torch.compile(self.network) if self.compiled else self.network
+        self.call: Callable[[Tensor], Tensor] = torch.compile(self.network) if way.compiled else self.network
+        generator = torch.Generator().manual_seed(0)
+        image_BCHW = torch.rand(case.batch, 3, case.image_size, case.image_size, generator=generator) * 2 - 1
+        self.image_BCHW = device.place(image_BCHW)
+        self.label_B = device.place(torch.randint(0, CLASSES, (case.batch,), generator=generator))
+        self.losses = [float(self.step()) for _ in range(3)]
 
-    def step(self, device: Device, image_BCHW: Tensor, label_B: Tensor) -> Tensor:
+    def step(self) -> Tensor:
         """Do one step; the loss before it."""
-        with _sdpa() if self.fused_attention else _as_chosen(), device.autocast(self.precision):
-            logits_BK = self.call(image_BCHW)
-        loss = functional.cross_entropy(logits_BK.float(), label_B)
+        with _sdpa() if self.way.fused_attention else nullcontext(), self.device.autocast(self.way.precision):
+            logits_BK = self.call(self.image_BCHW)
+        loss = functional.cross_entropy(logits_BK.float(), self.label_B)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.detach()
 
+    def timed_step(self) -> tuple[float, float]:
+        """Seconds of one step, and its loss."""
+        clock = clock_of(self.device)
+        self.device.wait()
+        start = clock()
+        loss = self.step()
+        self.device.wait()
+        return clock() - start, float(loss)
 
-@contextmanager
-def _as_chosen() -> Iterator[None]:
-    yield
+
+def network_of(way: Way, case: Case) -> nn.Module:
+    model, size = case.definition(), case.image_size
+    if way.library == "timm":
+        return of_timm(model, image_size=size, classes=CLASSES)
+    if isinstance(model, ResNet):
+        return build(model, image_size=size, channels=3, classes=CLASSES, seed=0)
+    if way.library == "vit-pytorch":
+        return of_vit_pytorch(model, image_size=size, classes=CLASSES)
+    model = model.model_copy(update={"gelu": way.gelu})
+    return build(model, image_size=size, channels=3, classes=CLASSES, seed=0)
 
 
 @contextmanager
@@ -119,60 +186,14 @@ def _sdpa() -> Iterator[None]:
         yield
 
 
-def ways_of(case: Case, device: Device, compiles: bool) -> dict[str, Way]:
-    """All that is measured for a case, by name; timm first."""
-    model, size = case.definition(), case.image_size
-
-    def ours(gelu: Gelu = "exact") -> nn.Module:
-        shape = model.model_copy(update={"gelu": gelu}) if isinstance(model, ViT) else model
-        return build(shape, image_size=size, channels=3, classes=CLASSES, seed=0)
-
-    def timms() -> nn.Module:
-        return of_timm(model, image_size=size, classes=CLASSES)
-
-    if device.torch.type != "cpu":
-        return {TIMM: Way(timms(), compiled=True), OURS: Way(ours(), compiled=True)}
-    ways = {TIMM_FP32: Way(timms(), "fp32"), TIMM: Way(timms()), OURS_FP32: Way(ours(), "fp32"), OURS: Way(ours())}
-    if isinstance(model, ViT):
-        ways["vit-pytorch"] = Way(of_vit_pytorch(model, image_size=size, classes=CLASSES))
-        ways["vitscale, tanh GELU"] = Way(ours("tanh"))
-        ways["vitscale SDPA"] = Way(ours(), fused_attention=True)
-    if compiles and isinstance(model, ViT):
-        ways["timm compiled"] = Way(timms(), compiled=True)
-        ways["vitscale compiled"] = Way(ours(), compiled=True)
-        ways["vitscale SDPA compiled"] = Way(ours(), compiled=True, fused_attention=True)
-    return ways
+def clock_of(device: Device) -> Callable[[], float]:
+    return time.process_time if device.torch.type == "cpu" else time.perf_counter
 
 
-def measure(case: Case, ways: dict[str, Way], device: Device, rounds: int) -> list[float]:
-    """Let all ways take a step in each round; the peak of each round, in FLOP/s."""
-    clock = time.process_time if device.torch.type == "cpu" else time.perf_counter
-    generator = torch.Generator().manual_seed(0)
-    image_BCHW = device.place(torch.rand(case.batch, 3, case.image_size, case.image_size, generator=generator) * 2 - 1)
-    label_B = device.place(torch.randint(0, CLASSES, (case.batch,), generator=generator))
-    for way in ways.values():
-        way.prepare(device)
-        for _ in range(3):
-            way.losses.append(float(way.step(device, image_BCHW, label_B)))
-    peaks = []
-    for _ in range(rounds):
-        for way in ways.values():
-            device.wait()
-            start = clock()
-            loss = way.step(device, image_BCHW, label_B)
-            device.wait()
-            way.seconds.append(clock() - start)
-            way.losses.append(float(loss))
-        peaks.append(peak_flops(device, clock))
-    for name, way in ways.items():
-        assert all(math.isfinite(loss) for loss in way.losses), f"{name}: a loss is not finite"
-        assert way.losses[-1] < way.losses[0], f"{name} does not learn its batch: {way.losses}"
-    return peaks
-
-
-def peak_flops(device: Device, clock: Callable[[], float]) -> float:
+def peak_flops(device: Device) -> float:
     """Floating-point operations per second of a large product of bf16 matrices."""
     side, repeats = (2048, 5) if device.torch.type == "cpu" else (8192, 20)
+    clock = clock_of(device)
     a = torch.ones(side, side, dtype=torch.bfloat16, device=device.torch)
     a @ a
     device.wait()
@@ -183,18 +204,73 @@ def peak_flops(device: Device, clock: Callable[[], float]) -> float:
     return repeats * 2 * side**3 / (clock() - start)
 
 
-def ratio(fast: Way, slow: Way) -> float:
+def serve(connection: Connection, case: Case, ways: dict[str, Way], device_name: str) -> None:
+    """Prepare these ways, and take a step of each that is asked for."""
+    device = Device.named(device_name)
+    device.use()
+    trainings = {name: Training(way, case, device) for name, way in ways.items()}
+    sizes = {name: sum(each.numel() for each in way.network.parameters()) for name, way in trainings.items()}
+    connection.send({name: Measured(sizes[name], way.losses) for name, way in trainings.items()})
+    while (name := connection.recv()) is not None:
+        connection.send(peak_flops(device) if name == PEAK else trainings[name].timed_step())
+
+
+# ------------------------------------------------------------------------------------------------ in the one that asks
+
+
+@contextmanager
+def serving(case: Case, ways: dict[str, Way], device: str, variables: dict[str, str]) -> Iterator[Connection]:
+    """A process with these variables in its environment that takes steps."""
+    here, there = multiprocessing.Pipe()
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=serve, args=(there, case, ways, device), daemon=True)
+    with patch.dict(os.environ, variables):
+        process.start()
+    try:
+        yield here
+        here.send(None)
+        process.join()
+    finally:
+        process.kill()
+
+
+def measure(case: Case, ways: dict[str, Way], device: str, rounds: int) -> tuple[dict[str, Measured], list[float]]:
+    """Let all ways take a step in each round. What was measured of each, and the peak of each round, in FLOP/s."""
+    ours = {name: way for name, way in ways.items() if way.as_our_workers}
+    others = {name: way for name, way in ways.items() if not way.as_our_workers}
+    peaks = []
+    with (
+        serving(case, ours, device, allocator.ENVIRONMENT) as our_process,
+        serving(case, others, device, {}) as other_process,
+    ):
+        process_of = dict.fromkeys(ours, our_process) | dict.fromkeys(others, other_process)
+        found: dict[str, Measured] = our_process.recv() | other_process.recv()
+        for _ in range(rounds):
+            for name in ways:
+                process_of[name].send(name)
+                seconds, loss = process_of[name].recv()
+                found[name].seconds.append(seconds)
+                found[name].losses.append(loss)
+            our_process.send(PEAK)
+            peaks.append(our_process.recv())
+    for name, way in found.items():
+        assert all(math.isfinite(loss) for loss in way.losses), f"{name}: a loss is not finite"
+        assert way.losses[-1] < way.losses[0], f"{name} does not learn its batch: {way.losses}"
+    return {name: found[name] for name in ways}, peaks
+
+
+def ratio(fast: Measured, slow: Measured) -> float:
     """How many times the speed of another way this one has: the median over rounds."""
     return statistics.median(b / a for a, b in zip(fast.seconds, slow.seconds, strict=True))
 
 
-def share_of_peak(case: Case, way: Way, peaks: list[float]) -> float:
+def share_of_peak(case: Case, way: Measured, peaks: list[float]) -> float:
     """Useful operations per second, recomputation and padding not counted, over the peak of the same round."""
     flops = train_flops(case.definition(), case.image_size, 3, CLASSES, case.batch)
     return statistics.median(flops / seconds / peak for seconds, peak in zip(way.seconds, peaks, strict=True))
 
 
-def goals_of(case: Case, ways: dict[str, Way], peaks: list[float]) -> list[tuple[str, float, str]]:
+def goals_of(case: Case, ways: dict[str, Measured], peaks: list[float]) -> list[tuple[str, float, str]]:
     """What is asked of a case, what was measured, and whether it is enough."""
     ours = ways[OURS]
     asked: list[tuple[str, float | None, Callable[[], float]]] = [
@@ -216,8 +292,8 @@ def goals_of(case: Case, ways: dict[str, Way], peaks: list[float]) -> list[tuple
     return rows
 
 
-def report(case: Case, ways: dict[str, Way], peaks: list[float], device: Device) -> None:
-    unit = "CPU-second, one thread" if device.torch.type == "cpu" else "second"
+def report(case: Case, ways: dict[str, Measured], peaks: list[float], device: str) -> None:
+    unit = "CPU-second, one thread" if device == "cpu" else "second"
     peak = statistics.median(peaks) / 1e9
     print(f"\n{case.model}, {case.image_size} px, {case.batch} images a step [images per {unit}]")
     least, most = min(peaks) / 1e9, max(peaks) / 1e9
@@ -225,9 +301,10 @@ def report(case: Case, ways: dict[str, Way], peaks: list[float], device: Device)
     rows = []
     for name, way in ways.items():
         speeds = sorted(case.batch / seconds for seconds in way.seconds)
-        size = sum(parameter.numel() for parameter in way.network.parameters())
         beside = (ratio(way, ways[TIMM]), share_of_peak(case, way, peaks))
-        rows.append((name, f"{size:,}", speeds[0], statistics.median(speeds), speeds[-1], *beside, way.losses[-1]))
+        rows.append(
+            (name, f"{way.parameters:,}", speeds[0], statistics.median(speeds), speeds[-1], *beside, way.losses[-1])
+        )
     print_table(("way", "parameters", "least", "median", "most", "of timm", "of peak", "last loss"), rows)
     print_table(("goal", "measured", "asked"), goals_of(case, ways, peaks))
     assert rows[0][1] == next(row[1] for row in rows if row[0] == OURS), "timm's network is another one"
@@ -240,14 +317,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled ways out on a CPU")
     arguments = parser.parse_args()
-    device = Device.named(arguments.device)
-    device.use()
-    print(device.numerics)
+    print(Device.named(arguments.device).numerics)
     for case in CASES[arguments.device]:
         if not arguments.only or case.model in arguments.only:
-            ways = ways_of(case, device, compiles=not arguments.no_compile)
-            peaks = measure(case, ways, device, arguments.rounds)
-            report(case, ways, peaks, device)
+            ways = ways_of(case, arguments.device, compiles=not arguments.no_compile)
+            measured, peaks = measure(case, ways, arguments.device, arguments.rounds)
+            report(case, measured, peaks, arguments.device)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 from orchestrator import processes
 from orchestrator.settings import Settings
 from orchestrator.worker import Perform, Worker
+from workers.kernels import allocator
 
 NAMESPACE = "vitscale"
 OBJECT_STORE_BYTES = 100 * 1024**2
@@ -100,7 +101,7 @@ def remote_cluster(address: str) -> Iterator[None]:
                 namespace=NAMESPACE,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                runtime_env={"py_modules": _our_packages()},
+                runtime_env={"py_modules": _our_packages(), "env_vars": allocator.ENVIRONMENT},
             )
     except (ConnectionError, ValueError, RuntimeError, TimeoutError, RayError) as error:
         raise ClusterUnreachable(
@@ -168,7 +169,9 @@ def _first_sentence(error: Exception) -> str:
 
 
 def _prepare_environment() -> None:
-    """What Ray reads once, when it is imported."""
+    """What Ray reads once, when it is imported, and what its processes on this machine inherit."""
+    for name, value in allocator.ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

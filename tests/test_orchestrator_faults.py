@@ -24,6 +24,7 @@ import pytest
 
 from db import answers
 from db.store import Store, StoreError
+from workers.kernels import allocator
 
 VITSCALE = Path(sys.executable).with_name("vitscale")
 QUICKSTART = Path(__file__).parent.parent / "studies" / "quickstart.yaml"
@@ -252,7 +253,10 @@ def test_a_worker_that_dies_is_said_in_one_line_and_not_on_stdout(tmp_path: Path
             text=True,
         )
         site.wait_until(some_checkpoint)
-        os.kill(site.workers()[0], signal.SIGKILL)
+        worker = site.workers()[0]
+        variables = Path(f"/proc/{worker}/environ").read_text().split("\0")
+        assert {f"{name}={value}" for name, value in allocator.ENVIRONMENT.items()} <= set(variables)
+        os.kill(worker, signal.SIGKILL)
         printed, _ = driver.communicate(timeout=300)
     said = messages.read_text()
     assert driver.returncode == 0, said

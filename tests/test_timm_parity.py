@@ -1,8 +1,8 @@
 """Our networks against timm's own: with the same weights, the same outputs, whoever wrote the file.
 
 B = images, C = color channels, H, W = pixels, K = classes. timm computes the exact GELU unless it is told to take the
-tanh form of the papers' code; a definition of ours names either. Its epsilons of standardized filters, and in hybrids of group
-normalization, are not the released code's: filters here have a scale beside which either's vanish.
+tanh form of the papers' code; a definition of ours names either. Its epsilons of standardized filters, and in
+hybrids of group normalization, are not the released code's: filters here have a scale beside which either's vanish.
 """
 
 import math

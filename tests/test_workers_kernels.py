@@ -1,5 +1,6 @@
 """Each path that rules.py may choose equals the plain formula, forward and backward, and repeats its bits."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workers.devices import Device
-from workers.kernels import activation, attention, products
+from workers.kernels import activation, allocator, attention, products
 from workers.kernels.rules import Linear, attend, describe, gelu
 
 
@@ -100,13 +101,10 @@ class TestGelu:
 
 class TestAllocator:
     PROGRAM = """
-import resource, sys, torch
+import resource, torch
 from studies.architectures import named
-from workers.devices import Device
 from workers.models.build import build
 
-if sys.argv[1] == "used":
-    Device.named("cpu").use()
 torch.set_num_threads(1)
 network = build(named("ViT-Ti/4"), image_size=32, channels=3, classes=10, seed=0)
 
@@ -120,13 +118,14 @@ steps(2)
 print(steps(3))
 """
 
-    def faults(self, how: str) -> int:
-        program = [sys.executable, "-c", self.PROGRAM, how]
-        return int(subprocess.run(program, check=True, capture_output=True, text=True).stdout)
+    def faults(self, variables: dict[str, str]) -> int:
+        program = [sys.executable, "-c", self.PROGRAM]
+        environment = {name: value for name, value in os.environ.items() if name not in allocator.ENVIRONMENT}
+        done = subprocess.run(program, check=True, capture_output=True, text=True, env=environment | variables)
+        return int(done.stdout)
 
-    def test_a_device_that_is_used_keeps_the_memory_of_a_step_for_the_next(self) -> None:
-        # Else the kernel gives out the pages of its activations anew in each step: 20 to 70 times as many were seen.
-        assert self.faults("used") < self.faults("unused") / 5
+    def test_a_step_takes_the_memory_of_the_one_before(self) -> None:
+        assert self.faults(allocator.ENVIRONMENT) < self.faults({}) / 5
 
 
 class TestAttention:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from workers.kernels import processor, rules
-from workers.kernels.allocator import keep_freed_memory
 
 NAMES = ("cpu", "cuda", "xla", "auto")
 """What `Device.named` takes."""
@@ -94,8 +93,6 @@ class Device:
         """
         torch.set_num_threads(self.threads)
         match self.torch.type:
-            case "cpu":
-                keep_freed_memory()
             case "cuda":
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
                 torch.use_deterministic_algorithms(True)
