@@ -17,6 +17,9 @@ from db.store import Store, default_url
 
 _NUMBER = count()
 
+# One thread a process, as our workers have it: several processes of as many threads as cores each wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what is marked `xla` where torch_xla is not installed: it has an environment of its own."""

@@ -213,7 +213,7 @@ def test_a_masked_patch_model_exports_and_compiles_in_one_graph() -> None:
     expected = network(*arguments)
     torch.testing.assert_close(torch.export.export(network, arguments).module()(*arguments), expected)
     torch.compiler.reset()
-    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(network, fullgraph=True, dynamic=False, backend="aot_eager")
     found = compiled(*arguments)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     found.square().sum().backward()

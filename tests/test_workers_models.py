@@ -312,7 +312,9 @@ def test_dropout_and_stochastic_depth_compile_in_one_graph() -> None:
     for model in (SMALL["vit axial"], SMALL["vit relative"]):
         network = build(model, image_size=8, channels=1, classes=4, dropout=0.1, stochastic_depth=0.1, seed=0)
         torch.compiler.reset()
-        torch.compile(network, fullgraph=True, backend="aot_eager")(batch_of()[0]).square().sum().backward()
+        torch.compile(network, fullgraph=True, dynamic=False, backend="aot_eager")(
+            batch_of()[0]
+        ).square().sum().backward()
 
 
 def compiles_to_the_same(model: ViT | ResNet | Hybrid, *, backend: str) -> None:
@@ -326,7 +328,7 @@ def compiles_to_the_same(model: ViT | ResNet | Hybrid, *, backend: str) -> None:
         return (logits_BK, *torch.autograd.grad(loss, list(network.parameters())))
 
     torch.compiler.reset()
-    found = step(torch.compile(network, fullgraph=True, backend=backend))
+    found = step(torch.compile(network, fullgraph=True, dynamic=False, backend=backend))
     for one, other in zip(found, step(network), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 

@@ -318,7 +318,7 @@ def test_a_small_network_compiles_as_one_graph_with_the_same_gradients(name: str
     draw_head(network)
     image_BCHW, label_B = (tensor[:2] for tensor in batch(size))
     gradients = []
-    for forward in (network, torch.compile(network, fullgraph=True, backend="aot_eager")):
+    for forward in (network, torch.compile(network, fullgraph=True, dynamic=False, backend="aot_eager")):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits_BK = forward(image_BCHW)
         loss = functional.cross_entropy(logits_BK.float(), label_B)
