@@ -24,7 +24,7 @@ ROWS = ResNet(blocks=(1, 2), width=32)
 MEMBERS: dict[str, tuple[AnyModel, ImageSize]] = {
     "token": (ViT(**SHAPE, head="token"), 32),
     "token-tanh": (ViT(**SHAPE, head="token-tanh", position_at="layers"), 32),
-    "gap": (ViT(**SHAPE, head="gap", position="sincos-2d"), (16, 40)),
+    "gap": (ViT(**SHAPE, head="gap", position="sincos-2d", gelu="exact"), (16, 40)),
     "map": (ViT(**SHAPE, head="map", position="learned-2d", position_at="shared"), 32),
     "relative": (ViT(**SHAPE, head="token", position="relative"), 24),
     "axial": (ViT(**SHAPE, head="gap", attention="axial"), (16, 40)),
