@@ -20,6 +20,11 @@ _HAS_SLOW_PRODUCTS = (
 )
 """Whether torch multiplies float32 by MKL on a processor on which MKL leaves half of the vector width unused."""
 
+_LARGE_PRODUCT = 2**21
+"""Multiply-adds from which on a linear layer of our own repays what calling it costs: about 50 microseconds."""
+_LARGE_TENSOR = 2**15
+"""Numbers from which on a GELU of our own does."""
+
 
 def describe(device_type: str) -> str:
     """What the rules choose on a kind of device, as a part of its numerics class; empty where all is torch's own."""
@@ -35,7 +40,9 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """input W^T + b, (..., O), of an input (..., I)."""
         is_float32 = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if _HAS_SLOW_PRODUCTS and input.device.type == "cpu" and is_float32 and not torch.compiler.is_compiling():
+        is_slow = _HAS_SLOW_PRODUCTS and input.device.type == "cpu" and is_float32
+        # A compiler is not asked for sizes: it would make a graph for each answer.
+        if is_slow and not torch.compiler.is_compiling() and input.numel() * self.out_features >= _LARGE_PRODUCT:
             return products.linear(input, self.weight, self.bias)
         return super().forward(input)
 
@@ -48,7 +55,7 @@ def gelu(x_E: Tensor, form: Gelu) -> Tensor:
     if form == "exact":
         return functional.gelu(x_E)
     known = x_E.dtype in (torch.float32, torch.bfloat16)
-    if x_E.device.type == "cpu" and known and not torch.compiler.is_compiling():
+    if x_E.device.type == "cpu" and known and not torch.compiler.is_compiling() and x_E.numel() >= _LARGE_TENSOR:
         return activation.gelu(x_E)
     return functional.gelu(x_E, approximate="tanh")
 
