@@ -155,8 +155,8 @@ class Training:
         other = facts.numerics != self.device.numerics
         if other and not place.any_numerics:
             raise OtherNumerics(
-                f"the checkpoint of step {facts.step:,} is of '{facts.numerics}', this place is "
-                f"'{self.device.numerics}': to go on would change bits; ask for it with --any-numerics"
+                f"the checkpoint of step {facts.step:,} is of another numerics class, and to go on would change bits;"
+                f" ask for it with --any-numerics. It is of '{facts.numerics}', this place is '{self.device.numerics}'"
             )
         for name, tensor in state.items():
             tensor.copy_(tensors[name])
