@@ -82,6 +82,10 @@ def _parse(source: Source, text: str) -> Any:
         raise source.error((), f"not YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise source.error((), f"nested too deeply; a study nests at most {MOST_DEPTH} levels") from None
+    except TypeError:  # ruamel puts it into a dictionary
+        raise source.error(
+            (), "a list or a mapping stands where a key is expected: is there a colon too many?"
+        ) from None
     except ValueError as error:  # ruamel lets int() and date errors through
         raise source.error((), f"not YAML: {error}") from None
 

@@ -236,6 +236,7 @@ def test_the_whole_split_is_used_without_a_subset(tmp_path: Path) -> None:
         ("grids: [{model: ViT-xs/2, epochs: 2}]\nresources: &a {cpus: *a}", "10:12: resources.cpus: None should be a whole number"),
         ("grids: [{model: R50x1, epochs: 2026-11-20}]", "is not allowed here; put it in quotes"),
         ("grids: [{? [1] : 2}]", ""),
+        ("grids:\n  - {model: ViT-xs/2, size: [xs, m]}:\n  - {model: ViT-xs/4}", "a list or a mapping stands where a key is expected"),
     ],
 )  # fmt: skip
 def test_a_fault_is_named_with_its_place_and_a_cure(tmp_path: Path, text: str, expected: str) -> None:
