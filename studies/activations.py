@@ -125,7 +125,7 @@ def _of_vit(model: ViT, patches: tuple[int, int], setting: Setting) -> int:
 
 def _of_masked(model: MaskedPatch, patches: tuple[int, int], channels: int, setting: Setting) -> int:
     """From the patches' embedding to the loss. What stands at each patch is an index, and whether it is masked."""
-    count, corrupted = patches[0] * patches[1], cost_vit.corrupted(model, patches[0] * patches[1])
+    count, corrupted = patches[0] * patches[1], cost_vit.corrupted(model.corrupted, patches[0] * patches[1])
     indices = count * (INDEX + 1) + corrupted * INDEX
     predicting = corrupted * (model.vit.width * (FLOAT + setting.operand) + STATISTICS)
     outputs = corrupted * cost_vit.predictions(model, channels) * FLOAT

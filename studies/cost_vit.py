@@ -46,13 +46,13 @@ def macs(model: ViT, rows: int, columns: int, channels: int, classes: int) -> in
 def masked_macs(model: MaskedPatch, rows: int, columns: int, channels: int) -> int:
     """Multiply-adds of one image: predictions are made at corrupted patches only."""
     vit = model.vit
-    predict = corrupted(model, rows * columns) * vit.width * predictions(model, channels)
+    predict = corrupted(model.corrupted, rows * columns) * vit.width * predictions(model, channels)
     return _encoder_macs(vit, rows, columns, channels) + predict
 
 
-def corrupted(model: MaskedPatch, patches: int) -> int:
-    """Patches of each image that are corrupted and predicted."""
-    return round(model.corrupted * patches)
+def corrupted(share: float, patches: int) -> int:
+    """Of so many patches of an image those that are corrupted and predicted."""
+    return round(share * patches)
 
 
 def predictions(model: MaskedPatch, channels: int) -> int:

@@ -23,8 +23,11 @@ def group_norm(x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, groups: int, ep
 
 
 class _GroupNorm(torch.autograd.Function):
+    """torch's group normalization, with a gradient that works out channels_last maps image by image."""
+
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, groups: int, eps: float) -> Tensor:
+        """The normalized map, in the shape and layout of the given one."""
         B, C, H, W = x_BCHW.shape
         normal_BCHW, mean_BG, rstd_BG = torch.native_group_norm(x_BCHW, weight_C, bias_C, B, C, H * W, groups, eps)
         ctx.save_for_backward(x_BCHW, weight_C, mean_BG, rstd_BG)
@@ -33,6 +36,7 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the map, (B, C, H, W), and of scale and bias, (C,); sums over pixels are in float32 or wider."""
         x_BCHW, weight_C, mean_BG, rstd_BG = ctx.saved_tensors
         wide = torch.promote_types(mean_BG.dtype, torch.float32)
         weight_Gg = weight_C.to(wide).unflatten(0, (mean_BG.shape[1], -1))

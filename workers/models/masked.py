@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.cost_vit import COLORS, predictions
+from studies.cost_vit import COLORS, corrupted, predictions
 from studies.definitions import MaskedPatch
 from workers.kernels.rules import Linear
 from workers.models.draws import Draws
@@ -139,7 +139,7 @@ class MaskedPatchNetwork(FeatureNetwork):
 
 def _count(share: float, patches: int) -> int:
     """Corrupted patches of an image. Raises ValueError when there are none, or no other patch to swap with."""
-    count = round(share * patches)
+    count = corrupted(share, patches)
     if count == 0 or patches < 2:
         raise ValueError(f"a share of {share} of {patches} patches leaves nothing to predict: corrupt more of them")
     return count
