@@ -6,18 +6,20 @@ from torch import nn
 from studies.architectures import named
 from studies.definitions import ResNet, ViT
 
-# timm imports torchvision, and torchvision says at import how two of its own operators work on the meta device. Its
-# package is built for CUDA, so that beside the CPU build of torch its library with the operators does not load. They
-# must be declared first, then; no network here calls them.
-_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-for _name in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, _name):
+# timm imports torchvision, and torchvision says at import how two of its own operators work on the meta device. Where
+# its library with the operators does not load, as one built for CUDA beside the CPU build of torch, they must be
+# declared first, and where it does they must not. No network here calls them.
+try:
+    import torchvision  # noqa: F401
+except RuntimeError:
+    _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for _name in ("nms", "qnms"):
         schema = f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         _OPERATORS.define(schema)  # type: ignore[no-untyped-call]
 
-import timm  # noqa: E402
-import vit_pytorch  # noqa: E402
-from timm.models.vision_transformer import VisionTransformer  # noqa: E402
+import timm
+import vit_pytorch
+from timm.models.vision_transformer import VisionTransformer
 
 
 def of_timm(model: ViT | ResNet, *, image_size: int, classes: int) -> nn.Module:
