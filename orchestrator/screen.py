@@ -33,8 +33,8 @@ def say(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Data for programs: JSON with every digit of each number, on stdout."""
-    OUT.out(json.dumps(value, indent=2, allow_nan=False), highlight=False)
+    """Data for programs: JSON with every digit of each number, on stdout. Rich would cut it into its lines first."""
+    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def print_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str | Text]], title: str = "") -> None:
