@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, PositiveInt
 
-from studies.definitions import Frozen, Head, Hybrid, Listed, ResNet, ViT
+from studies.definitions import Head, Hybrid, ResNet, ViT
+from studies.frozen import Frozen, Listed
 
 
 class Encoder(Frozen):

@@ -5,34 +5,20 @@ Everything here decides numbers and so is hashed. Names, prices, places and hint
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints, TypeAdapter
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter
 from pydantic import model_validator as validator
+
+from studies.augmentations import Augmentation, AugmentationUse, Resize, View, check_sizes
+from studies.frozen import Digest, Frozen, Listed, NonNegative, Positive, Share
 
 REVISION = 1
 """Part of every key. Raise it when the code, not a definition, changes the numbers of a run."""
 
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-
 Head = Literal["token-tanh", "token", "gap", "map"]
 Gelu = Literal["tanh", "exact"]
 Position = Literal["learned-1d", "learned-2d", "sincos-2d", "relative", "none"]
-
-T = TypeVar("T")
-Listed = Annotated[tuple[T, ...], Field(strict=False)]
-"""A list, as YAML and JSON write tuples."""
-
-
-class Frozen(BaseModel):
-    """A configuration: it never changes once made, an unknown key is an error, and text is no number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
 
 # ---------------------------------------------------------------------------------------------------------- models
 
@@ -224,8 +210,8 @@ class Recipe(Frozen):
     """After every dense layer of a transformer but queries, keys and values, and after the position embedding."""
     stochastic_depth: Share = 0.0
     """Chance that an example skips the last layer of a transformer; it grows linearly from 0 at the first."""
-    augmentation: Literal["none", "shift"] = "none"
-    """`shift`: each image is moved by -1, 0 or 1 pixels along both sides, filled with the darkest value."""
+    augmentation: AugmentationUse = Augmentation()
+    """What chance does to the images; a study may name one of `studies/augmentations.py`."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: autocast, with parameters and optimizer state in float32."""
 
@@ -238,11 +224,24 @@ class Data(Frozen):
 
     name: str
     fingerprint: Digest | None
-    """SHA-256 of the files; a worker refuses to read other bytes. None of a private set, which has only a price."""
+    """Names the bytes of the split's files and which of their rows it takes (`studies/datasets.py`); a worker refuses
+    to read others. None of a private set, which has only a price."""
     split: str
     rows: PositiveInt
+    per_class: PositiveInt | None = None
+    """So many images of each class, `rows` together, instead of the first of all."""
     classes: Annotated[int, Field(ge=2)]
     channels: PositiveInt
+    image_size: PositiveInt | None
+    """Side of the images as they are stored, in pixels; None where it differs from image to image."""
+    multi_label: bool = False
+    """An image has a list of labels instead of one."""
+
+    @validator(mode="after")
+    def _is_possible(self) -> "Data":
+        if self.per_class is not None and self.rows != self.per_class * self.classes:
+            raise ValueError(f"{self.per_class} images of {self.classes} classes are not {self.rows} images")
+        return self
 
 
 class Train(Frozen):
@@ -265,6 +264,9 @@ class Train(Frozen):
     @validator(mode="after")
     def _is_possible(self) -> "Train":
         check_fits(self.model, self.image_size)
+        check_sizes(self.recipe.augmentation.crop, self.image_size)
+        if self.data.multi_label and self.recipe.loss == "softmax":
+            raise ValueError(f"images of {self.data.name} have lists of labels: take the loss sigmoid, not softmax")
         if self.examples % self.recipe.batch:
             raise ValueError(f"{self.examples} examples are no multiple of the batch {self.recipe.batch}")
         if isinstance(self.model, ResNet):
@@ -288,6 +290,12 @@ class Evaluate(Frozen):
     """Key of the training."""
     data: Data
     image_size: PositiveInt
+    view: View = Resize()
+
+    @validator(mode="after")
+    def _is_possible(self) -> "Evaluate":
+        check_sizes(self.view, self.image_size)
+        return self
 
 
 class FewShot(Frozen):
@@ -301,9 +309,16 @@ class FewShot(Frozen):
     data: Data
     """What is classified."""
     image_size: PositiveInt
+    view: View = Resize()
+    """Of support and classified images alike."""
     shots: Annotated[Listed[PositiveInt], Field(min_length=1)]
     support_seeds: Annotated[Listed[NonNegativeInt], Field(min_length=1)]
     l2: Positive
+
+    @validator(mode="after")
+    def _is_possible(self) -> "FewShot":
+        check_sizes(self.view, self.image_size)
+        return self
 
 
 Run = Annotated[Train | Evaluate | FewShot, Field(discriminator="kind")]

@@ -23,11 +23,12 @@ from studies.architectures import (
     named,
     nearest,
 )
-from studies.datasets import dataset
-from studies.definitions import Evaluate, FewShot, Hybrid, Recipe, ResNet, Train, ViT, check_fits
+from studies.datasets import DataSet
+from studies.definitions import Data, Evaluate, FewShot, Hybrid, Recipe, ResNet, Train, ViT, check_fits
 from studies.language import Axes, Block, FewShotEvaluation, SplitEvaluation, StudyFile, load, validated
 from studies.planned import PlannedRun
 from studies.recipes import RECIPES
+from studies.registry import BUILT_IN_ONLY, Registry
 from studies.yaml_source import Place, Source, StudyError
 
 MOST_CELLS = 100_000
@@ -54,13 +55,14 @@ class Study:
     dropped: tuple[Dropped, ...]
 
 
-def load_study(path: Path, shown: str | None = None) -> Study:
+def load_study(path: Path, shown: str | None = None, registry: Registry = BUILT_IN_ONLY) -> Study:
     """Read a study file, check all of it, and expand it.
 
+    registry: the data sets that it may name.
     Raises StudyError at the first fault, as `file:line:column: what is wrong`.
     """
     file, source = load(path, shown)
-    return _Expansion(file, source).study(path)
+    return _Expansion(file, source, registry).study(path)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class _Cell:
         return " ".join([written, *(f"{name}={value}" for name, value in shown.items())])
 
 
-_SHOWN = ("data", "subset", "epochs", "seed")
+_SHOWN = ("data", "split", "subset", "per_class", "image_size", "epochs", "seed")
 
 
 def _label_of_altered(written: dict[str, Any]) -> str:
@@ -104,9 +106,10 @@ def _label_of_altered(written: dict[str, Any]) -> str:
 class _Expansion:
     """Expands one file. State: what has been made so far, and names that were resolved before."""
 
-    def __init__(self, file: StudyFile, source: Source) -> None:
+    def __init__(self, file: StudyFile, source: Source, registry: Registry) -> None:
         self.file = file
         self.source = source
+        self.registry = registry
         self.dropped: list[Dropped] = []
         self.models: dict[tuple[str, str], ViT | ResNet | Hybrid] = {}
         with self.blamed(("shapes",)):
@@ -257,13 +260,11 @@ class _Expansion:
     def training(self, cell: _Cell) -> PlannedRun:
         """The training of a cell. Raises StudyError at the axis that makes it impossible."""
         where = cell.places.get
-        with self.blamed(where("data")):
-            data_set = dataset(cell.values["data"])
-        with self.blamed(where("subset"), where("data")):
-            data = data_set.take("train", cell.values.get("subset"))
+        data = self.training_data(cell)
+        image_size = self.training_size(cell, data)
         model, label = self.model(cell)
-        with self.blamed(where("patch"), where("model"), where("architecture")):
-            check_fits(model, data_set.image_size)
+        with self.blamed(where("image_size"), where("patch"), where("model"), where("architecture")):
+            check_fits(model, image_size)
         recipe = self.recipe(cell)
         epochs = float(cell.values["epochs"])
         steps = floor(epochs * data.rows / recipe.batch + 1e-9)
@@ -273,7 +274,7 @@ class _Expansion:
             run = Train(
                 model=model,
                 data=data,
-                image_size=data_set.image_size,
+                image_size=image_size,
                 recipe=recipe,
                 examples=steps * recipe.batch,
                 seed=cell.values.get("seed", 0),
@@ -287,6 +288,23 @@ class _Expansion:
             sweep=self.sweep_of(cell, run) if cell.searched else None,
             searched=json.dumps(cell.searched, sort_keys=True) if cell.searched else None,
         )
+
+    def training_data(self, cell: _Cell) -> Data:
+        values, where = cell.values, cell.places.get
+        with self.blamed(where("data")):
+            data_set = self.registry.get(values["data"])
+        if "split" in values:
+            with self.blamed(where("split")):
+                data_set.selection(values["split"])
+        with self.blamed(where("per_class"), where("subset"), where("split"), where("data")):
+            return data_set.take(values.get("split", "train"), values.get("subset"), values.get("per_class"))
+
+    def training_size(self, cell: _Cell, data: Data) -> int:
+        image_size: int | None = cell.values.get("image_size", data.image_size)
+        if image_size is None:
+            wrong = f"images of {data.name} have many sizes: give 'image_size', the side that the network sees"
+            raise self.source.error(cell.places["data"], wrong)
+        return image_size
 
     def model(self, cell: _Cell) -> tuple[ViT | ResNet | Hybrid, str]:
         values, where = cell.values, cell.places.get
@@ -369,48 +387,60 @@ class _Expansion:
 
     def check_evaluations(self) -> None:
         """No two evaluations of a study may give a result of the same name: a frontier could not tell them apart."""
-        seen: dict[tuple[str, str], int] = {}
+        seen: dict[tuple[str, str | None, str, int | None], int] = {}
         for number, each in enumerate(self.file.evaluations):
-            names = (
+            measured = (
                 [metrics.ACCURACY] if isinstance(each, SplitEvaluation) else map(metrics.fewshot_accuracy, each.shots)
             )
-            for metric in names:
-                if (metric, each.split) in seen:
-                    first = self.source.line(("evaluations", seen[metric, each.split]))
+            for metric in measured:
+                name = (metric, each.data, each.split, each.image_size)
+                if name in seen:
+                    first = self.source.line(("evaluations", seen[name]))
                     wrong = f"'{metric}' on {each.split} is measured twice: see line {first}"
                     raise self.source.error(("evaluations", number), wrong)
-                seen[metric, each.split] = number
+                seen[name] = number
 
     def evaluations_of(self, planned: PlannedRun) -> Iterator[PlannedRun]:
         training = planned.training
-        data_set = dataset(training.data.name)
         for number, each in enumerate(self.file.evaluations):
             place: Place = ("evaluations", number)
+            with self.blamed((*place, "data"), place):
+                data_set = self.registry.get(each.data or training.data.name)
+            image_size = each.image_size or training.image_size
+            with self.blamed((*place, "image_size"), place):
+                check_fits(training.model, image_size)
             with self.blamed((*place, "split")):
                 data = data_set.take(each.split)
             run: Evaluate | FewShot
             if isinstance(each, SplitEvaluation):
-                run = Evaluate(upstream=planned.key, data=data, image_size=training.image_size)
+                if data.classes != training.data.classes:
+                    wrong = f"{data.name} has {data.classes} classes, and the models are trained for"
+                    raise self.source.error((*place, "data"), f"{wrong} {training.data.classes}")
+                with self.blamed((*place, "view"), place):
+                    run = Evaluate(upstream=planned.key, data=data, image_size=image_size, view=each.view)
             else:
-                run = self.fewshot(each, planned, place)
+                run = self.fewshot(each, planned, data_set, image_size, place)
             yield PlannedRun(
                 run, training, planned.model, planned.family, planned.epochs, planned.sweep, planned.searched
             )
 
-    def fewshot(self, each: FewShotEvaluation, planned: PlannedRun, place: Place) -> FewShot:
-        data_set = dataset(planned.training.data.name)
-        with self.blamed((*place, "support")):
-            support = data_set.take(each.support)
+    def fewshot(
+        self, each: FewShotEvaluation, planned: PlannedRun, data_set: DataSet, image_size: int, place: Place
+    ) -> FewShot:
+        with self.blamed((*place, "subset"), (*place, "support"), place):
+            support = data_set.take(each.support, each.subset)
         most = support.rows // support.classes
         if max(each.shots) > most:
             wrong = f"{max(each.shots)} shots of {support.classes} classes need more than {support.rows:,} images"
             raise self.source.error((*place, "shots"), wrong)
-        return FewShot(
-            upstream=planned.key,
-            support=support,
-            data=data_set.take(each.split),
-            image_size=planned.training.image_size,
-            shots=each.shots,
-            support_seeds=each.seeds,
-            l2=each.l2,
-        )
+        with self.blamed((*place, "view"), place):
+            return FewShot(
+                upstream=planned.key,
+                support=support,
+                data=data_set.take(each.split),
+                image_size=image_size,
+                view=each.view,
+                shots=each.shots,
+                support_seeds=each.seeds,
+                l2=each.l2,
+            )

@@ -19,7 +19,9 @@ from pydantic import (
 )
 
 from studies.architectures import Shapes, nearest
-from studies.definitions import Frozen, Head, Hybrid, Listed, Positive, ResNet, ViT
+from studies.augmentations import Resize, ViewUse
+from studies.definitions import Head, Hybrid, ResNet, ViT
+from studies.frozen import Frozen, Listed, Positive
 from studies.yaml_source import Place, Source, StudyError, read
 
 T = TypeVar("T")
@@ -65,8 +67,14 @@ class Axes(Frozen):
     """Whole models, instead of the three above: by name, by name with fields replaced, or by explicit shape."""
     head: Many[Head] | None = None
     data: Many[str] | None = None
-    subset: Many[PositiveInt] | None = None
-    """Training images; without it, the whole training split."""
+    split: Many[str] | None = None
+    """What is trained on; `train` without it."""
+    subset: Many[PositiveInt | str] | None = None
+    """Training images, as 9000000, `9M` or `10%`; without it, the whole split."""
+    per_class: Many[PositiveInt] | None = None
+    """So many training images of each class, instead of `subset`."""
+    image_size: Many[PositiveInt] | None = None
+    """Pixels of a side as the network sees them; without it, those of the stored images, where all have the same."""
     epochs: Many[Positive] | None = None
     recipe: Many[RecipeUse] | None = None
     seed: Many[NonNegativeInt] | None = None
@@ -88,6 +96,11 @@ class SplitEvaluation(Frozen):
 
     kind: Literal["split"]
     split: str
+    data: str | None = None
+    """Another data set of the same classes; the training's without it."""
+    image_size: PositiveInt | None = None
+    """The training's without it."""
+    view: ViewUse = Resize()
 
 
 class FewShotEvaluation(Frozen):
@@ -97,8 +110,16 @@ class FewShotEvaluation(Frozen):
     shots: Many[PositiveInt]
     seeds: Many[NonNegativeInt] = (0, 1, 2)
     l2: Positive = 1024.0
+    data: str | None = None
+    """The data set of both splits; the training's without it."""
     support: str = "train"
+    """The split whose images the classifiers learn from."""
+    subset: PositiveInt | str | None = None
+    """So many images of the support split to draw from, as of an axis."""
     split: str = "test"
+    image_size: PositiveInt | None = None
+    """The training's without it."""
+    view: ViewUse = Resize()
 
 
 Evaluation = Annotated[SplitEvaluation | FewShotEvaluation, Field(discriminator="kind")]

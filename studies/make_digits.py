@@ -1,10 +1,11 @@
-"""Writes `studies/digits.parquet` from the UCI handwritten digits that scikit-learn carries. Kept as a record.
+"""Writes `studies/digits/digits.parquet` from the UCI handwritten digits that scikit-learn carries. Kept as a record.
 
     python -m studies.make_digits
 
 1,797 images of 8 x 8 pixels with 17 grey levels (0..16, stored as 0..255), 10 classes, in the layout that image data
 sets have on the Hugging Face hub. Rows are shuffled with a fixed seed; `studies/datasets.py` says which rows are which
-split.
+split, and holds the fingerprint of them all. The index beside the file is written by `workers/data/index.py`, and
+`tests/test_workers_index.py` compares the two.
 Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (CC BY 4.0).
 """
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-FILE = Path(__file__).with_name("digits.parquet")
+FILE = Path(__file__).parent / "digits" / "digits.parquet"
 FEATURES = {
     "image": {"_type": "Image"},
     "label": {"_type": "ClassLabel", "names": [str(digit) for digit in range(10)]},

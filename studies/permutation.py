@@ -20,21 +20,38 @@ def permuted(places: NDArray[np.int64], rows: int, *key: str | int) -> NDArray[n
     """
     assert rows > 0
     assert places.size == 0 or (places.min() >= 0 and places.max() < rows), "a place outside the permutation"
+    return _walked(places, rows, _round_keys(key))
+
+
+def places_of(row: NDArray[np.int64], rows: int, *key: str | int) -> NDArray[np.int64]:
+    """The place of each row in the permutation of range(rows) that `key` names: the inverse of `permuted`."""
+    assert rows > 0
+    assert row.size == 0 or (row.min() >= 0 and row.max() < rows), "a row outside the permutation"
+    return _walked(row, rows, _round_keys(key), back=True)
+
+
+def _walked(
+    start: NDArray[np.int64], rows: int, round_keys: list[np.uint64], *, back: bool = False
+) -> NDArray[np.int64]:
     half_bits = max(1, (max(rows - 1, 1).bit_length() + 1) // 2)
     mask = np.uint64(2**half_bits - 1)
     shift = np.uint64(half_bits)
-    round_keys = _round_keys(key)
 
-    row = places.astype(np.uint64)
-    outside = np.ones(row.shape, dtype=bool)
-    while outside.any():
-        walking = row[outside]
+    number = start.astype(np.uint64).reshape(-1)
+    outside = np.arange(len(number))
+    while len(outside):
+        walking = number[outside]
         left, right = walking >> shift, walking & mask
-        for round_key in round_keys:
-            left, right = right, left ^ (_mixed(right ^ round_key) & mask)
-        row[outside] = (left << shift) | right
-        outside = row >= np.uint64(rows)
-    return row.astype(np.int64)
+        if back:
+            for round_key in reversed(round_keys):
+                left, right = right ^ (_mixed(left ^ round_key) & mask), left
+        else:
+            for round_key in round_keys:
+                left, right = right, left ^ (_mixed(right ^ round_key) & mask)
+        walked = (left << shift) | right
+        number[outside] = walked
+        outside = outside[walked >= np.uint64(rows)]
+    return number.astype(np.int64).reshape(start.shape)
 
 
 def _round_keys(key: tuple[str | int, ...]) -> list[np.uint64]:

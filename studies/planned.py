@@ -63,7 +63,11 @@ class PlannedRun:
         run = self.run
         if isinstance(run, Train):
             return run.examples
-        return run.data.rows + (run.support.rows if isinstance(run, FewShot) else 0)
+        if isinstance(run, FewShot):
+            # The most: supports of two seeds may share images, which go through once.
+            drawn = max(run.shots) * run.support.classes * len(run.support_seeds)
+            return run.data.rows + min(run.support.rows, drawn)
+        return run.data.rows
 
     @property
     def flops(self) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from studies.architectures import nearest
+from studies.augmentations import AUGMENTATIONS
 from studies.definitions import AdamW, Recipe
 
 # The small ones were tuned on the validation split of digits; studies/LOG.md has the numbers.
@@ -19,7 +20,7 @@ _SMALL = Recipe(
 RECIPES = {
     "small": _SMALL,
     # Convolutions gain from shifted images where a transformer of a few pixels cannot follow them.
-    "small-resnet": _SMALL.model_copy(update={"lr_peak": 1e-2, "augmentation": "shift"}),
+    "small-resnet": _SMALL.model_copy(update={"lr_peak": 1e-2, "augmentation": AUGMENTATIONS["shift"]}),
 }
 
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from studies.datasets import DIGITS, dataset
+from studies.datasets import DIGITS, Files, Part
 from studies.definitions import RUN, Evaluate, ResNet, Train, ViT, canonical, configuration_of, key_of
 from studies.permutation import permuted
 from studies.recipes import RECIPES, recipe
+from studies.subsets import subset_of
 
 
 def training(**changes: object) -> Train:
@@ -35,11 +36,11 @@ def test_the_key_of_one_known_run_is_the_same_for_ever() -> None:
         '"data":{"name":"digits","fingerprint":"'
         + "ab"
         * 32
-        + '","split":"train","rows":500,"classes":10,"channels":1},'
+        + '","split":"train","rows":500,"classes":10,"channels":1,"image_size":8},'
         '"image_size":8,"recipe":{"lr_peak":0.003,"schedule":"cosine","warmup_steps":10,"weight_decay":0.1,"batch":50},'
         '"examples":1000,"seed":0}'
     )
-    assert key_of(known) == "c7d156b018758c1f393f1133ed103ebba408ef0009849826e01cc375bad04b86"
+    assert key_of(known) == "2927c0ab888376669001cf7fe16ed35c5327255bd413d05c9e8cf64930285d48"
 
 
 def test_a_key_is_the_same_in_another_process() -> None:
@@ -114,7 +115,7 @@ def test_an_impossible_run_is_no_run(change: dict[str, object]) -> None:
 
 def test_a_subset_larger_than_its_data_set_is_refused() -> None:
     with pytest.raises(ValueError, match="a subset of 1,001 images is larger than the train split of digits: 1,000"):
-        dataset("digits").take("train", 1001)
+        DIGITS.take("train", 1001)
 
 
 # ---------------------------------------------------------------------------------------------------- permutation
@@ -163,7 +164,8 @@ def test_the_digits_are_those_that_scikit_learn_carries() -> None:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    table = pq.read_table(DIGITS.path)
+    assert isinstance(DIGITS.origin, Files)
+    table = pq.read_table(Path(DIGITS.origin.location) / "digits.parquet")
     assert json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]["image"] == {"_type": "Image"}
     images = np.stack([np.asarray(Image.open(io.BytesIO(row["bytes"]))) for row in table["image"].to_pylist()])
     labels = np.asarray(table["label"])
@@ -174,10 +176,12 @@ def test_the_digits_are_those_that_scikit_learn_carries() -> None:
 
 
 def test_the_splits_of_digits_are_fixed_disjoint_and_cover_the_file() -> None:
-    rows = [row for split in DIGITS.splits.values() for row in range(split.start, split.stop)]
+    parts = {name: split for name, split in DIGITS.splits.items() if isinstance(split, Part)}
+    rows = [row for name in parts for row in _rows_of(name)]
     assert sorted(rows) == list(range(1797))
-    assert {name: split.rows for name, split in DIGITS.splits.items()} == {
-        "train": 1000,
-        "validation": 297,
-        "test": 500,
-    }
+    assert {name: DIGITS.selection(name).rows for name in parts} == {"train": 1000, "validation": 297, "test": 500}
+
+
+def _rows_of(split: str) -> list[int]:
+    found = subset_of(DIGITS.selection(split), DIGITS.take(split), np.empty(0, dtype=np.int64), None)
+    return [int(row) for row in found.rows_at(np.arange(found.rows))]
