@@ -87,6 +87,8 @@ class Run:
     step: int
     numerics: str | None
     mixed_numerics: bool
+    data_digest: str | None
+    data_skipped: int | None
     created_at: float
     started_at: float | None
     finished_at: float | None

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
     Boolean,
     Connection,
     Double,
     Integer,
+    String,
     Text,
     bindparam,
     case,
@@ -263,14 +265,18 @@ def commit(
     checkpoint: str | None,
     step: int,
     mixed_numerics: bool = False,
+    data_digest: str | None = None,
+    data_skipped: int | None = None,
     measurements: Sequence[Measurement] = (),
 ) -> bool:
     """Store the results of a run, which is done with that; make ready what waited for it; move its points.
 
+    data_digest, data_skipped: the certificate of the images that it read.
     A lease that is over does no harm as long as nobody took the run. False: somebody did, and nothing was stored.
     """
     reached = {"reached_step": step, "new_checkpoint": checkpoint, "is_mixed": mixed_numerics}
-    run = connection.execute(_DONE, {"of_run": run_id, "of_fence": fence, **reached}).one_or_none()
+    read = {"new_digest": data_digest, "new_skipped": data_skipped}
+    run = connection.execute(_DONE, {"of_run": run_id, "of_fence": fence, **reached, **read}).one_or_none()
     if run is None:
         return _outcome(connection, run_id, fence) == Outcome.DONE or _refuse(connection, run_id, fence)
     results = [
@@ -669,6 +675,8 @@ _DONE = (
         step=bindparam("reached_step"),
         checkpoint=func.coalesce(bindparam("new_checkpoint", type_=Text()), _RUN.c.checkpoint),
         mixed_numerics=or_(_RUN.c.mixed_numerics, bindparam("is_mixed", type_=Boolean())),
+        data_digest=bindparam("new_digest", type_=String(64)),
+        data_skipped=bindparam("new_skipped", type_=BigInteger()),
         finished_at=now_seconds(),
         cause=None,
         **_worked(_OF_RUN, _OF_FENCE),

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from sqlalchemy import BigInteger, Double, ForeignKey, Index, String, Table, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The newest migration. A store that names a higher one belongs to a newer version of this program."""
 VERSION_TABLE = "vitscale_version"
 """Ours alone: Optuna keeps its own `alembic_version` in the same database."""
@@ -141,6 +141,10 @@ class RunRow(Base):
     """The numerics class that step 0 ran in."""
     mixed_numerics: Mapped[bool] = mapped_column(server_default=text("false"))
     """The result stands on steps of more than one numerics class."""
+    data_digest: Mapped[str | None] = mapped_column(String(64))
+    """Certificate of the images that it read: SHA-256 of their row numbers (`studies/subsets.py`)."""
+    data_skipped: Mapped[int | None] = mapped_column(BigInteger)
+    """Bad rows that its split leaves out."""
     created_at: Mapped[float]
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]

@@ -111,8 +111,9 @@ SELECT
     study.name AS study, study_run.position, run.key, run.kind, run.model, run.family, run.seed, run.dataset, run.split,
     run.image_size, run.data_rows, run.epochs, run.parameters, run.flops, run.train_flops, run.images, run.state,
     run.step, run.steps, run.failures, run.preemptions, run.fence AS attempts, run.cause, run.owner, run.checkpoint,
-    run.numerics, run.mixed_numerics, run.created_at, run.started_at, run.finished_at, run.seconds, run.configuration,
-    upstream.key AS upstream, study_run.sweep, study_run.searched
+    run.numerics, run.mixed_numerics, run.data_digest, run.data_skipped, run.created_at, run.started_at,
+    run.finished_at, run.seconds, run.configuration, upstream.key AS upstream, study_run.sweep,
+    study_run.searched
 FROM study
 JOIN study_run ON study_run.study_id = study.id
 JOIN run ON run.id = study_run.run_id
