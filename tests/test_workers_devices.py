@@ -16,8 +16,9 @@ def test_the_cpu_is_named_with_its_numerics_class() -> None:
     device = Device.named("cpu", threads=2)
     assert device.kind == "cpu"
     version = torch.__version__.split("+")[0]
-    kind, instructions, threads, *_, built = device.numerics.split()
+    kind, instructions, threads, *_, built, images = device.numerics.split()
     assert (kind, threads, built) == ("cpu", "threads=2", f"torch={version}")
+    assert re.fullmatch(r"images=[\d.]+\+[\d.]+\+[\d.]+", images)
     assert torch.backends.cpu.get_cpu_capability().lower() in instructions.split("+")
     assert device.numerics != Device.named("cpu").numerics
 

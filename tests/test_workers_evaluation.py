@@ -13,11 +13,14 @@ from studies.datasets import DIGITS
 from studies.definitions import Evaluate, FewShot, Train, ViT, key_of
 from studies.metrics import ACCURACY, LOSS, fewshot_accuracy, fewshot_accuracy_of_seed
 from studies.recipes import recipe
+from studies.registry import BUILT_IN_ONLY
 from workers.checkpoints import load, save
+from workers.data.batches import normalized
+from workers.data.loader import Batch
+from workers.data.sources import open_source
 from workers.devices import Device
 from workers.evaluation import BATCH, batched, load_trained
 from workers.fewshot import classify, ridge, ridge_dual, ridge_primal, support_rows
-from workers.images import images_of, normalized
 from workers.models.transfer import resized_positions
 from workers.perform import perform
 from workers.supervision import CheckpointError, DataError, Finished, Place, Stopped, Wish, Yielded
@@ -79,12 +82,12 @@ def test_accuracy_and_loss_are_those_of_a_plain_computation(upstream: Path, tmp_
     place = Place(CPU, tmp_path, upstream=upstream)
     finished = perform(evaluation(), place, Silent())
     network = load_trained(evaluation(), place).network
-    images = images_of(DIGITS.take("test"), 8)
+    image_NHWC, label_N = (torch.tensor(each) for each in open_source(DIGITS.take("test"), BUILT_IN_ONLY).decoded())
     with torch.no_grad():
-        logits = network(normalized(images.pixels)).double()
+        logits = network(normalized(image_NHWC)).double()
     found = values(finished)
-    assert found[ACCURACY] == float((logits.argmax(-1) == images.labels).double().mean())
-    assert found[LOSS] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, images.labels)), rel=1e-6)
+    assert found[ACCURACY] == float((logits.argmax(-1) == label_N).double().mean())
+    assert found[LOSS] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, label_N)), rel=1e-6)
     accuracy = found[ACCURACY]
     assert accuracy is not None
     assert accuracy > 0.7
@@ -100,10 +103,13 @@ def test_the_last_batch_is_padded_to_the_shape_of_all(upstream: Path, tmp_path: 
         shapes.append(image_BCHW.shape)
         return image_BCHW.flatten(1)
 
-    images = images_of(DIGITS.take("test", BATCH + 3), 8)
-    seen = torch.cat([answer for _, answer in batched(see, images, CPU, Silent())])
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH + 3, 8, 8, 1), dtype=np.uint8)
+    places = np.arange(BATCH + 3)
+    parts = (slice(0, BATCH), slice(BATCH, None))
+    batches = [Batch(pixels[part], np.zeros(len(places[part]), dtype=np.int64), places[part]) for part in parts]
+    seen = torch.cat([answer for _, answer in batched(see, batches, BATCH + 3, CPU, Silent())])
     assert shapes == [(BATCH, 1, 8, 8)] * 2
-    assert torch.equal(seen, normalized(images.pixels).flatten(1))
+    assert torch.equal(seen, normalized(torch.from_numpy(pixels)).flatten(1))
 
 
 def test_an_evaluation_gives_the_same_numbers_each_time(upstream: Path, tmp_path: Path) -> None:
@@ -221,7 +227,7 @@ def test_the_classifier_is_the_published_evaluator_step_by_step() -> None:
 @given(shots=st.integers(1, 9), seed=st.integers(0, 100))
 @settings(max_examples=30, deadline=None)
 def test_supports_are_nested_balanced_and_drawn_by_their_seed(shots: int, seed: int) -> None:
-    label = images_of(DIGITS.take("train", 300), 8).labels.numpy()
+    label = open_source(DIGITS.take("train", 300), BUILT_IN_ONLY).labels()
     fewer = support_rows(label, shots=shots, classes=10, seed=seed)
     more = support_rows(label, shots=shots + 1, classes=10, seed=seed)
     assert np.bincount(label[fewer], minlength=10).tolist() == [shots] * 10

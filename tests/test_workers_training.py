@@ -12,13 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from studies.augmentations import AUGMENTATIONS
 from studies.datasets import DIGITS
 from studies.definitions import SGD, AdamW, Hybrid, Recipe, ResNet, Train, ViT, key_of
 from studies.metrics import TRAIN_LOSS
 from workers.checkpoints import load, load_facts, save, step_folder
+from workers.data.batches import Batches
 from workers.devices import Device
 from workers.optimization import Optimizer, kernels_of, loss_of, lr_at
-from workers.order import shifts_of_steps
 from workers.perform import perform
 from workers.supervision import (
     CheckpointError,
@@ -29,7 +30,7 @@ from workers.supervision import (
     Wish,
     Yielded,
 )
-from workers.training import Batches, Training
+from workers.training import Training
 
 CPU = Device.named("cpu")
 VIT = ViT(patch=4, width=16, depth=1, mlp=32, heads=2)
@@ -95,10 +96,16 @@ def test_each_family_learns_one_batch_by_heart(family: str, precision: str) -> N
 @pytest.mark.parametrize(
     "recipe",
     [
-        {"optimizer": AdamW(), "dropout": 0.2, "augmentation": "shift"},
+        {"optimizer": AdamW(), "dropout": 0.2, "augmentation": AUGMENTATIONS["strong2"]},
         {"optimizer": SGD(momentum=0.9), "lr_peak": 0.1, "dropout": 0.2},
         {"optimizer": SGD(momentum=0.0), "lr_peak": 0.1, "clip_norm": None, "schedule": "linear"},
-        {"optimizer": AdamW(), "precision": "bf16", "loss": "sigmoid", "label_smoothing": 0.1, "augmentation": "shift"},
+        {
+            "optimizer": AdamW(),
+            "precision": "bf16",
+            "loss": "sigmoid",
+            "label_smoothing": 0.1,
+            "augmentation": AUGMENTATIONS["shift"],
+        },
     ],
     ids=["adamw", "sgd", "sgd without momentum", "bf16"],
 )
@@ -124,7 +131,7 @@ def test_a_training_stopped_at_any_step_goes_on_to_the_same_bits(recipe: dict[st
 @given(stops=st.sets(st.integers(1, 11)), family=st.sampled_from(["resnet", "hybrid"]))
 @settings(max_examples=5, deadline=None)
 def test_a_training_stopped_again_and_again_goes_on_to_the_same_state(stops: set[int], family: str) -> None:
-    run = training_of(12, model=FAMILIES[family], augmentation="shift")
+    run = training_of(12, model=FAMILIES[family], augmentation=AUGMENTATIONS["shift"])
     CPU.use()
     unbroken = Training(run, CPU)
     current = Training(run, CPU)
@@ -281,15 +288,29 @@ def test_a_retry_in_the_folder_of_a_killed_attempt_clears_it_but_for_its_checkpo
 
 
 def test_a_shifted_image_is_the_image_moved_and_filled_with_the_darkest_value() -> None:
-    run = training_of(3, rows=20)
-    shifted = Batches(run.model_copy(update={"recipe": run.recipe.model_copy(update={"augmentation": "shift"})}), CPU)
-    image, label = Batches(run, CPU).at(1)
-    moved, moved_label = shifted.at(1)
+    image, label = Batches(training_of(3, rows=20), CPU).at(1)
+    moved, moved_label = Batches(training_of(3, rows=20, augmentation="shift"), CPU).at(1)
     assert torch.equal(label, moved_label)
-    for index, (down, right) in enumerate(shifts_of_steps(1, 1, batch=20, seed=0)[0]):
-        expected = torch.full((1, 10, 10), -1.0)
-        expected[:, 1 + down : 9 + down, 1 + right : 9 + right] = image[index]
-        torch.testing.assert_close(moved[index], expected[:, 1:9, 1:9], atol=0, rtol=0)
+    found = set()
+    for before, after in zip(image, moved, strict=True):
+        padded = torch.nn.functional.pad(before, (1, 1, 1, 1), value=-1.0)
+        windows = {(y, x): padded[:, y : y + 8, x : x + 8] for y in range(3) for x in range(3)}
+        (shift,) = [shift for shift, window in windows.items() if torch.equal(window, after)]
+        found.add(shift)
+    assert len(found) > 3
+
+
+def test_mixup_blends_images_and_labels_alike_and_keeps_at_least_half() -> None:
+    image, label = Batches(training_of(3), CPU).at(2)
+    mixed, share_BK = Batches(training_of(3, augmentation={"mixup": 0.8}), CPU).at(2)
+    share = float(share_BK.gather(1, label[:, None]).min())
+    assert 0.5 <= share < 1
+    onehot = torch.nn.functional.one_hot(label, 10)
+    torch.testing.assert_close(share_BK, share * onehot + (1 - share) * onehot.roll(1, 0))
+    torch.testing.assert_close(mixed, share * image + (1 - share) * image.roll(1, 0))
+    again = Batches(training_of(3, augmentation={"mixup": 0.8}), CPU)
+    again.at(0)
+    assert torch.equal(again.at(2)[0], mixed)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -351,10 +372,14 @@ def test_losses_are_those_of_their_definition() -> None:
     sigmoid = -(target * logits.sigmoid().log() + (1 - target) * (-logits).sigmoid().log()).sum()
     found = loss_of(logits, label, smooth.model_copy(update={"loss": "sigmoid"}))
     assert float(found) == pytest.approx(float(sigmoid))
+    for loss in ("softmax", "sigmoid"):  # shares of classes mean what labels do
+        chosen = smooth.model_copy(update={"loss": loss})
+        of_shares = loss_of(logits, torch.nn.functional.one_hot(label, 3).float(), chosen)
+        assert float(of_shares) == pytest.approx(float(loss_of(logits, label, chosen)), rel=1e-6)
 
 
 def test_training_reads_no_value_of_the_device_between_logged_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training(training_of(10, augmentation="shift", dropout=0.1), CPU)
+    training = Training(training_of(10, augmentation=AUGMENTATIONS["shift"], dropout=0.1), CPU)
     training.update()
 
     def refuse(tensor: torch.Tensor) -> None:

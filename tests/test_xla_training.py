@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from studies.datasets import DIGITS
 from studies.definitions import SGD, Evaluate, Hybrid, MaskedPatch, Recipe, ResNet, Train, ViT, key_of
 from workers.checkpoints import load_facts
+from workers.data.batches import Batches
 from workers.devices import Device
 from workers.models.build import build
 from workers.models.masked import Corruption, corruption_of
 from workers.optimization import Optimizer, lr_at
 from workers.perform import perform
 from workers.supervision import Finished, Place, Wish, Yielded
-from workers.training import Batches, Training
+from workers.training import Training
 
 pytestmark = pytest.mark.xla
 
@@ -167,7 +168,13 @@ def test_sgd_trains_to_the_losses_of_the_cpu_in_one_program_at_a_rate_of_one_too
 
 def test_what_is_random_differs_from_step_to_step_repeats_and_is_one_program(xla: Device) -> None:
     deep = VIT.model_copy(update={"depth": 2})
-    run = training_of(deep, dropout=0.3, stochastic_depth=0.5, augmentation="shift", precision="bf16")
+    run = training_of(
+        deep,
+        dropout=0.3,
+        stochastic_depth=0.5,
+        augmentation={"crop": {"kind": "shift"}, "flip": True, "mixup": 0.3},
+        precision="bf16",
+    )
     first, second = Training(run, xla), Training(run, xla)
     with counted() as programs:
         losses = losses_of(first.update)

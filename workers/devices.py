@@ -64,7 +64,9 @@ class Device:
     @property
     def numerics(self) -> str:
         """The numerics class: on places with equal text, equal work gives equal bits."""
-        built = f"torch={_version_of('torch')}"
+        # Pixels come from the libraries that decode and resize images.
+        decoders = "+".join(map(_version_of, ("simplejpeg", "opencv-python-headless", "pillow")))
+        built = f"torch={_version_of('torch')} images={decoders}"
         match self.torch.type:
             case "cpu":
                 return f"cpu {_instruction_set()} threads={self.threads} {rules.describe('cpu')} {built}"

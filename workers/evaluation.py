@@ -1,10 +1,10 @@
 """Classifies a split with a trained network, and loads such networks; always in float32, with sums in float64.
 
-B = images of a batch, C = channels, H, W = pixels, F = features, K = classes, N = images.
+B = images of a batch, C = channels, H, W = pixels, F = features, K = classes.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,11 @@ from torch.nn import functional
 from studies.definitions import RUN, Evaluate, FewShot, Train, key_of
 from studies.metrics import ACCURACY, LOSS
 from workers.checkpoints import load
+from workers.data.batches import normalized
+from workers.data.loader import Batch, eval_batches
+from workers.data.sources import open_source
+from workers.data.views import EvalView
 from workers.devices import Device
-from workers.images import Images, images_of, normalized
 from workers.models.build import blueprint, materialize
 from workers.models.network import Network
 from workers.models.transfer import loaded, resized
@@ -39,6 +42,9 @@ class Trained:
 def evaluate(run: Evaluate, place: Place, supervisor: Supervisor) -> Finished:
     """Accuracy and loss on a split. The loss is that of a softmax over the logits, whatever loss the training had.
 
+    Of images with lists of labels, a guess is right when it is one of them, and the loss is a binary cross-entropy per
+    class, summed over classes.
+
     Raises CheckpointError when `place.upstream` is not the whole training that the run names, ValueError when the
     network is not made for the run's images, DataError when these cannot be read, Stopped and Yielded as the
     supervisor wishes.
@@ -49,15 +55,24 @@ def evaluate(run: Evaluate, place: Place, supervisor: Supervisor) -> Finished:
         raise ValueError(
             f"a network of {trained.training.data.classes} classes cannot be measured on {run.data.classes}"
         )
-    images = images_of(run.data, run.image_size)
     device = place.device
+    source = open_source(run.data, place.registry)
+    view = EvalView(run.view, run.image_size, run.data.channels)
     # Kept on the device to the end: the host waits once. An integer count is exact.
     correct = torch.zeros((), dtype=torch.int64, device=device.torch)
     loss_nats = torch.zeros((), dtype=torch.float64, device=device.torch)
-    for start, logits_BK in batched(trained.network, images, device, supervisor):
-        label_B = device.place(images.labels[start : start + len(logits_BK)])
-        correct += (logits_BK.argmax(dim=-1) == label_B).sum()
-        loss_nats += functional.cross_entropy(logits_BK.double(), label_B, reduction="sum")
+    batches = eval_batches(source, view, BATCH, readers=device.threads)
+    for batch, logits_BK in batched(trained.network, batches, run.data.rows, device, supervisor):
+        label = device.place(torch.from_numpy(batch.labels))
+        guess_B = logits_BK.argmax(dim=-1)
+        if run.data.multi_label:
+            correct += label.gather(1, guess_B[:, None]).sum().long()
+            loss_nats += functional.binary_cross_entropy_with_logits(
+                logits_BK.double(), label.double(), reduction="sum"
+            )
+        else:
+            correct += (guess_B == label).sum()
+            loss_nats += functional.cross_entropy(logits_BK.double(), label, reduction="sum")
     rows = run.data.rows
     return Finished(
         (
@@ -65,6 +80,7 @@ def evaluate(run: Evaluate, place: Place, supervisor: Supervisor) -> Finished:
             value_of(run, LOSS, float(loss_nats) / rows),
         ),
         mixed_numerics=trained.mixed_numerics,
+        certificate=source.certificate(),
     )
 
 
@@ -104,28 +120,31 @@ def load_trained(run: Evaluate | FewShot, place: Place) -> Trained:
 
 
 def batched(
-    forward: Callable[[Tensor], Tensor], images: Images, device: Device, supervisor: Supervisor
-) -> Iterator[tuple[int, Tensor]]:
-    """The first row of each batch, and what `forward` makes of its images, padding removed.
+    forward: Callable[[Tensor], Tensor], batches: Iterable[Batch], rows: int, device: Device, supervisor: Supervisor
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch, and what `forward` makes of its images.
 
-    Every batch has the same shape: the last is filled up with its last image. Raises Stopped and Yielded as the
-    supervisor wishes; an evaluation that yields begins anew, so it saves nothing.
+    On the device every batch has the same shape: the last is filled up with its last image, and what comes of these is
+    cut away. Raises Stopped and Yielded as the supervisor wishes; an evaluation that yields begins anew, so it saves
+    nothing.
+    rows: images of all batches together.
     """
-    rows = len(images.labels)
-    for start in range(0, rows, BATCH):
-        image_BCHW = images.pixels[start : start + BATCH]
-        real = len(image_BCHW)
+    seen = 0
+    for batch in batches:
+        image_BHWC = torch.from_numpy(batch.images)
+        real = len(image_BHWC)
         if real < BATCH:
-            image_BCHW = torch.cat([image_BCHW, image_BCHW[-1:].expand(BATCH - real, -1, -1, -1)])
+            image_BHWC = torch.cat([image_BHWC, image_BHWC[-1:].expand(BATCH - real, -1, -1, -1)])
         with torch.no_grad():
-            answer = forward(normalized(device.place(image_BCHW)))
+            answer = forward(normalized(device.place(image_BHWC)))
         device.end_step()  # before the last batch's answers are cut: what is compiled is the same for every batch
-        yield start, answer[:real]
+        yield batch, answer[:real]
         device.end_step()
+        seen += real
         wish = supervisor.reached(0)
         if wish is Wish.STOP:
             raise Stopped
-        if wish is Wish.YIELD and start + BATCH < rows:
+        if wish is Wish.YIELD and seen < rows:
             raise Yielded
 
 

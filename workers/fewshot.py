@@ -12,8 +12,10 @@ from torch import Tensor
 from studies.definitions import FewShot
 from studies.metrics import fewshot_accuracy, fewshot_accuracy_of_seed
 from studies.permutation import permuted
-from workers.evaluation import batched, load_trained, value_of
-from workers.images import Images, images_of
+from workers.data.loader import eval_batches
+from workers.data.sources import Source, open_source
+from workers.data.views import EvalView
+from workers.evaluation import BATCH, batched, load_trained, value_of
 from workers.models.network import Network
 from workers.supervision import DataError, Finished, Place, Supervisor
 
@@ -33,26 +35,35 @@ def evaluate_fewshot(run: FewShot, place: Place, supervisor: Supervisor) -> Fini
         raise ValueError(
             f"{run.support.name} and {run.data.name} differ in classes or channels: one cannot teach the other"
         )
+    if run.support.multi_label or run.data.multi_label:
+        raise ValueError(f"few-shot evaluation needs one label an image, and {run.data.name} has lists of them")
     trained = load_trained(run, place)
-    support, queried = images_of(run.support, run.image_size), images_of(run.data, run.image_size)
-    label_N = support.labels.numpy()
+    support, queried = open_source(run.support, place.registry), open_source(run.data, place.registry)
+    label_N = support.labels()
     for shots in run.shots:
         _check_shots(label_N, run, shots)
-    support_NF = _features(trained.network, support, place, supervisor)
-    query_NF = _features(trained.network, queried, place, supervisor)
+    chosen = {
+        (shots, seed): support_rows(label_N, shots=shots, classes=run.support.classes, seed=seed)
+        for shots in run.shots
+        for seed in run.support_seeds
+    }
+    # Of a large support a few images are drawn: only those are read, each once.
+    drawn_N = np.unique(np.concatenate(list(chosen.values())))
+    support_NF = _features(trained.network, support, run, drawn_N, place, supervisor)
+    query_NF = _features(trained.network, queried, run, np.arange(run.data.rows), place, supervisor)
+    query_label_N = torch.from_numpy(queried.labels())
     values = []
     for shots in run.shots:
         accuracies = []
         for seed in run.support_seeds:
-            row_N = torch.from_numpy(support_rows(label_N, shots=shots, classes=run.support.classes, seed=seed))
-            scores_NK = classify(
-                support_NF[row_N], support.labels[row_N], query_NF, classes=run.data.classes, l2=run.l2
-            )
-            correct = int((scores_NK.argmax(dim=-1) == queried.labels).sum())
+            row_N = torch.from_numpy(np.searchsorted(drawn_N, chosen[shots, seed]))
+            label = torch.from_numpy(label_N[chosen[shots, seed]])
+            scores_NK = classify(support_NF[row_N], label, query_NF, classes=run.data.classes, l2=run.l2)
+            correct = int((scores_NK.argmax(dim=-1) == query_label_N).sum())
             accuracies.append(correct / run.data.rows)
             values.append(value_of(run, fewshot_accuracy_of_seed(shots, seed), accuracies[-1]))
         values.append(value_of(run, fewshot_accuracy(shots), sum(accuracies) / len(accuracies)))
-    return Finished(tuple(values), mixed_numerics=trained.mixed_numerics)
+    return Finished(tuple(values), mixed_numerics=trained.mixed_numerics, certificate=queried.certificate())
 
 
 def support_rows(label_N: NDArray[np.int64], *, shots: int, classes: int, seed: int) -> NDArray[np.int64]:
@@ -104,10 +115,19 @@ def _with_bias(x_NF: Tensor) -> Tensor:
     return torch.cat([x_NF, torch.full((len(x_NF), 1), _BIAS, dtype=x_NF.dtype)], dim=1)
 
 
-def _features(network: Network, images: Images, place: Place, supervisor: Supervisor) -> Tensor:
-    """Features of every image on the CPU in float64, (N, F); the network computes them in float32."""
-    batches = batched(network.features, images, place.device, supervisor)
-    return torch.cat([feature_BF.cpu().double() for _, feature_BF in batches])
+def _features(
+    network: Network, source: Source, run: FewShot, place_N: NDArray[np.int64], place: Place, supervisor: Supervisor
+) -> Tensor:
+    """Features of the images at these places, which ascend, on the CPU in float64, (N, F); computed in float32."""
+    view = EvalView(run.view, run.image_size, run.data.channels)
+    batches = eval_batches(source, view, BATCH, place_N=place_N, readers=place.device.threads)
+    feature_NF: Tensor | None = None
+    for batch, feature_BF in batched(network.features, batches, len(place_N), place.device, supervisor):
+        if feature_NF is None:
+            feature_NF = torch.empty(len(place_N), feature_BF.shape[1], dtype=torch.float64)
+        feature_NF[torch.from_numpy(np.searchsorted(place_N, batch.places))] = feature_BF.cpu().double()
+    assert feature_NF is not None
+    return feature_NF
 
 
 def _check_shots(label_N: NDArray[np.int64], run: FewShot, shots: int) -> None:

@@ -29,17 +29,18 @@ def lr_at(step: int, *, recipe: Recipe, steps: int) -> float:
     return recipe.lr_peak * (1 - t if recipe.schedule == "linear" else (1 + math.cos(math.pi * t)) / 2)
 
 
-def loss_of(logits_BK: Tensor, label_B: Tensor, recipe: Recipe) -> Tensor:
+def loss_of(logits_BK: Tensor, target: Tensor, recipe: Recipe) -> Tensor:
     """The training loss in nats, a float32 scalar, mean over the batch.
 
+    target: labels, (B,) whole numbers, or shares of classes, (B, K) floating point, as mixup and lists of labels have.
     `softmax` is cross-entropy. `sigmoid` is one binary cross-entropy per class, summed over classes. Label smoothing
-    s moves the target to (1 - s) * onehot + s / K in both.
+    s moves the target to (1 - s) * target + s / K in both, where a label stands for its own class alone.
     """
     logits_BK = logits_BK.float()
     if recipe.loss == "softmax":
-        return functional.cross_entropy(logits_BK, label_B, label_smoothing=recipe.label_smoothing)
+        return functional.cross_entropy(logits_BK, target, label_smoothing=recipe.label_smoothing)
     classes = logits_BK.shape[-1]
-    target_BK = functional.one_hot(label_B, classes).to(logits_BK.dtype)
+    target_BK = target if target.ndim == 2 else functional.one_hot(target, classes).to(logits_BK.dtype)
     target_BK = target_BK * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
     return functional.binary_cross_entropy_with_logits(logits_BK, target_BK, reduction="sum") / len(logits_BK)
 

@@ -11,7 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from studies.registry import BUILT_IN_ONLY, Registry
+
 if TYPE_CHECKING:
+    from studies.subsets import Certificate
     from workers.devices import Device
 
 
@@ -53,6 +56,8 @@ class Place:
     """Time between checkpoints."""
     any_numerics: bool = False
     """Go on from a checkpoint of another numerics class."""
+    registry: Registry = BUILT_IN_ONLY
+    """The data sets that are known here."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Finished:
     """The trained model; None for an evaluation."""
     mixed_numerics: bool = False
     """The result stands on steps of more than one numerics class."""
+    certificate: Certificate | None = None
+    """Of the images that were trained on, or classified."""
 
 
 class Yielded(Exception):

@@ -1,6 +1,6 @@
 """Trains a network: from its initialization or a checkpoint to its final weights, the same bits however often it stops.
 
-S = steps of a chunk, B = batch, C = channels, H, W = pixels, K = classes. An update counts as a step once it is done:
+B = batch, C = channels, H, W = pixels, K = classes. An update counts as a step once it is done:
 the run begins at step 0 and ends at step `run.steps`.
 """
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from studies.definitions import Train, canonical, key_of
 from studies.metrics import TRAIN_LOSS
+from studies.registry import BUILT_IN_ONLY, Registry
 from workers.checkpoints import Facts, forget, load, save, step_folder
+from workers.data.batches import Batches
 from workers.devices import Device
-from workers.images import images_of, normalized
 from workers.models.build import build
 from workers.optimization import Optimizer, loss_of, lr_at
-from workers.order import rows_of_steps, shifts_of_steps
 from workers.supervision import (
     CheckpointError,
     Finished,
@@ -34,8 +34,6 @@ from workers.supervision import (
 
 LOGGED_STEPS = 50
 """Steps of a training at which its loss is measured, about."""
-_CHUNK_IMAGES = 16_384
-"""Places in the order of the data that are worked out at a time."""
 
 
 def train(run: Train, place: Place, supervisor: Supervisor) -> Finished:
@@ -50,7 +48,15 @@ def train(run: Train, place: Place, supervisor: Supervisor) -> Finished:
     gone on from, and DataError when the images are not those that the run names.
     """
     place.device.use()
-    training = Training(run, place.device)
+    training = Training(run, place.device, place.registry)
+    try:
+        return _trained(training, place, supervisor)
+    finally:
+        training.batches.close()
+
+
+def _trained(training: "Training", place: Place, supervisor: Supervisor) -> Finished:
+    run = training.run
     if place.resume is not None:
         training.resume(place)
     forget(place.folder, keep=place.resume)
@@ -76,13 +82,13 @@ def train(run: Train, place: Place, supervisor: Supervisor) -> Finished:
     final = place.folder / "final"
     save(final, training.weights(), training.facts())
     value = Value(TRAIN_LOSS, run.data.name, run.data.split, run.image_size, float(loss))
-    return Finished((value,), final, training.mixed_numerics)
+    return Finished((value,), final, training.mixed_numerics, training.batches.certificate)
 
 
 class Training:
     """All that changes while a network is trained, and nothing that could be worked out again."""
 
-    def __init__(self, run: Train, device: Device) -> None:
+    def __init__(self, run: Train, device: Device, registry: Registry = BUILT_IN_ONLY) -> None:
         recipe = run.recipe
         self.run = run
         self.device = device
@@ -99,7 +105,7 @@ class Training:
         )
         self.network = network.to(device.torch).train()
         self.optimizer = Optimizer(self.network, recipe, compiled=device.compiles)
-        self.batches = Batches(run, device)
+        self.batches = Batches(run, device, registry)
         # Zeros of the optimizer that were only recorded would make the first step another program than the others.
         device.end_step()
 
@@ -108,10 +114,10 @@ class Training:
         run, recipe = self.run, self.run.recipe
         if recipe.dropout or recipe.stochastic_depth:
             self.device.seed(_dropout_seed(run.seed, self.step))
-        image_BCHW, label_B = self.batches.at(self.step)
+        image_BCHW, target = self.batches.at(self.step)
         with self.device.autocast(recipe.precision):
             logits_BK = self.network(image_BCHW)
-        loss = loss_of(logits_BK, label_B, recipe)
+        loss = loss_of(logits_BK, target, recipe)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.update(lr_at(self.step, recipe=recipe, steps=run.steps))
         self.device.end_step()
@@ -164,51 +170,6 @@ class Training:
         self.optimizer.set_step(facts.step)
         self.device.end_step()
         self.mixed_numerics = facts.mixed_numerics or other
-
-
-class Batches:
-    """The batches of a run, gathered and normalized on the device that holds its images."""
-
-    def __init__(self, run: Train, device: Device) -> None:
-        images = images_of(run.data, run.image_size)
-        self.run = run
-        self.device = device
-        self.label_N = device.place(images.labels)
-        self.image_NCHW = device.place(images.pixels)
-        self.shifted_NC33HW: Tensor | None = None
-        if run.recipe.augmentation == "shift":
-            # Every shift of an image is a window of its padded self, so shifting a batch is one gather.
-            padded = torch.nn.functional.pad(self.image_NCHW, (1, 1, 1, 1))
-            self.shifted_NC33HW = padded.unfold(2, run.image_size, 1).unfold(3, run.image_size, 1)
-        self.chunk_steps = max(1, _CHUNK_IMAGES // run.recipe.batch)
-        self.chunk_first = -self.chunk_steps
-        # On the host, and sent a step at a time: cut on the device, a step's part would be named by its place in the
-        # chunk, and where steps are compiled each place would be another program.
-        self.row_SB = torch.empty(0, run.recipe.batch, dtype=torch.int64)
-        self.shift_SB2 = torch.empty(0, run.recipe.batch, 2, dtype=torch.int64)
-
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images as float32 in [-1, 1], (B, C, H, W), and labels, (B,), of the batch of a step."""
-        if not 0 <= step - self.chunk_first < len(self.row_SB):
-            self._work_out(step)
-        place = step - self.chunk_first
-        row_B = self.device.place(self.row_SB[place])
-        if self.shifted_NC33HW is None:
-            image_BCHW = self.image_NCHW[row_B]
-        else:
-            down_B, right_B = self.device.place(self.shift_SB2[place]).unbind(-1)
-            # A window that begins one pixel further up shows the image one pixel further down.
-            image_BCHW = self.shifted_NC33HW[row_B, :, 1 - down_B, 1 - right_B]
-        return normalized(image_BCHW), self.label_N[row_B]
-
-    def _work_out(self, first: int) -> None:
-        run = self.run
-        steps = min(self.chunk_steps, run.steps - first)
-        batch, seed = run.recipe.batch, run.seed
-        self.chunk_first = first
-        self.row_SB = torch.from_numpy(rows_of_steps(first, steps, batch=batch, rows=run.data.rows, seed=seed))
-        if self.shifted_NC33HW is not None:
-            self.shift_SB2 = torch.from_numpy(shifts_of_steps(first, steps, batch=batch, seed=seed))
 
 
 def _is_logged(step: int, steps: int) -> bool:
