@@ -85,7 +85,7 @@ def ours(url: str) -> Rounds:
         with tempfile.TemporaryDirectory() as folder:
             drive(
                 store,
-                Settings(store_url=url, folder=Path(folder)),
+                Settings(store_url=url, folder=Path(folder), datasets=Path(folder) / "datasets.yaml"),
                 study,
                 stopping=Event(),
                 progress=lambda totals: None,

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from orchestrator import exits
+from orchestrator.cli_data import data
 from orchestrator.cli_weights import weights
 from orchestrator.lookups import opened_store, run_named, settings_of, study_named
 from orchestrator.options import (
     Address_,
     AnyNumerics_,
+    Datasets_,
     Folder_,
     Json_,
     Name_,
@@ -44,6 +46,7 @@ app = typer.Typer(
     6 store or cluster unreachable, 130 Ctrl-C.""",
 )
 
+app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
 
 
@@ -72,6 +75,7 @@ def plan(
     study: Study_,
     device: Annotated[str, typer.Option(help="Device to estimate time for: cpu, h100, h200, a100, tpu-v4 ...")] = "cpu",
     units: Annotated[int | None, typer.Option(min=1, help="How many of them. Default: the CPUs here, or 1.")] = None,
+    datasets: Datasets_ = None,
     store: Store_ = None,
     folder: Folder_ = None,
     json: Json_ = False,
@@ -85,9 +89,11 @@ def plan(
     from orchestrator import screen
     from studies.bill import as_json
     from studies.grid import load_study
+    from studies.registry import load_registry
 
-    loaded = load_study(study, str(study))
-    priced = _bill(loaded, settings_of(store, folder), device, units)
+    settings = settings_of(store, folder, datasets)
+    loaded = load_study(study, str(study), load_registry(settings.datasets))
+    priced = _bill(loaded, settings, device, units)
     if json:
         screen.print_json(as_json(loaded, priced))
     else:
@@ -166,6 +172,7 @@ def submit(
     address: Address_ = None,
     workers: Workers_ = None,
     any_numerics: AnyNumerics_ = False,
+    datasets: Datasets_ = None,
     store: Store_ = None,
     folder: Folder_ = None,
 ) -> None:
@@ -179,10 +186,11 @@ def submit(
     from orchestrator import screen
     from orchestrator.submission import check_data, store_study
     from studies.grid import load_study
+    from studies.registry import load_registry
 
-    loaded = load_study(study, str(study))
+    settings = settings_of(store, folder, datasets, any_numerics=any_numerics)
+    loaded = load_study(study, str(study), load_registry(settings.datasets))
     check_data(loaded)
-    settings = settings_of(store, folder, any_numerics)
     priced = _bill(loaded, settings, "cpu", workers)
     for line in [*screen.total(loaded, priced), *([] if address else screen.misfits(priced))]:
         screen.say(line)
@@ -203,6 +211,7 @@ def resume(
     address: Address_ = None,
     workers: Workers_ = None,
     any_numerics: AnyNumerics_ = False,
+    datasets: Datasets_ = None,
     store: Store_ = None,
     folder: Folder_ = None,
 ) -> None:
@@ -213,7 +222,7 @@ def resume(
     from db import ledger
     from db.store import retrying
 
-    settings = settings_of(store, folder, any_numerics)
+    settings = settings_of(store, folder, datasets, any_numerics=any_numerics)
     with opened_store(settings, create=False) as opened:
         study_id = study_named(opened, study).id if study else None
         retrying(opened, lambda connection: ledger.requeue(connection, study_id=study_id, failed=failed), seconds=60)

@@ -19,8 +19,10 @@ def exit_code(error: Exception) -> int | None:
     """The exit code of an error that needs no traceback; None for a fault of ours."""
     from db.store import StoreError, StoreMissing, StoreUnreachable
     from orchestrator.cluster import ClusterUnreachable
+    from orchestrator.data_jobs import TaskDied
     from orchestrator.driver import CannotWork
     from orchestrator.reports import NotFound
+    from workers.supervision import DataError
 
     if isinstance(error, BrokenPipeError):  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -31,4 +33,4 @@ def exit_code(error: Exception) -> int | None:
         return 6
     if isinstance(error, ValueError):  # what the user said has no meaning
         return 2
-    return 1 if isinstance(error, StoreError | CannotWork | OSError) else None
+    return 1 if isinstance(error, StoreError | CannotWork | TaskDied | DataError | OSError) else None

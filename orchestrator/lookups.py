@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from orchestrator.settings import Settings
 
 
-def settings_of(store: str | None, folder: Path | None, any_numerics: bool = False) -> "Settings":
+def settings_of(
+    store: str | None, folder: Path | None, datasets: Path | None = None, *, any_numerics: bool = False
+) -> "Settings":
     """The settings, with what options of the command line said."""
     from orchestrator.settings import settings
 
-    return replace(settings(store, folder), any_numerics=any_numerics)
+    return replace(settings(store, folder, datasets), any_numerics=any_numerics)
 
 
 @contextmanager

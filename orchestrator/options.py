@@ -19,6 +19,14 @@ Folder_ = Annotated[
         "--folder", help="Folder of checkpoints and logs, seen by all workers. Default: VITSCALE_FOLDER, or .vitscale."
     ),
 ]
+Datasets_ = Annotated[
+    Path | None,
+    typer.Option(
+        "--datasets",
+        metavar="FILE",
+        help="Your list of data sets. Default: VITSCALE_DATASETS, or datasets.yaml in the folder.",
+    ),
+]
 Json_ = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Study_ = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file.")]
 Name_ = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a submitted study.")]

@@ -285,6 +285,14 @@ def _course(values: Sequence[tuple[int, float | None]]) -> str:
     return " to ".join([shown[0], shown[-1]] if len(shown) > 1 else shown)
 
 
+def _certificate(report: dict[str, Any]) -> str | None:
+    """Which images a run read."""
+    if report["data_digest"] is None:
+        return None
+    skipped = f"; {report['data_skipped']:,} bad ones skipped" if report["data_skipped"] else ""
+    return f"rows digest to {report['data_digest']}{skipped}"
+
+
 def print_run(report: dict[str, Any]) -> None:
     """One run: what it is, what came out, and each attempt at it."""
     OUT.print(Text.assemble((report["key"], "bold"), "  ", state(report["state"])))
@@ -300,6 +308,7 @@ def print_run(report: dict[str, Any]) -> None:
         *((metric, _course(values)) for metric, values in report["measurements"].items()),
         ("cause", report["cause"]),
         ("upstream", report["upstream"]),
+        ("images", _certificate(report)),
         ("numerics", report["numerics"]),
         ("checkpoint", report["checkpoint"]),
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = ".vitscale"
+DATASETS = "datasets.yaml"
 DEVICES = ("auto", "cpu", "cuda", "xla")
 
 
@@ -16,6 +17,8 @@ class Settings:
     store_url: str
     folder: Path
     """For checkpoints and logs; every worker must see it."""
+    datasets: Path
+    """The user's list of data sets; every worker must see it. It need not exist."""
     lease_seconds: float = 60.0
     """A worker that is silent for so long has lost its run. It renews three times as often."""
     checkpoint_seconds: float = 20.0
@@ -34,15 +37,16 @@ class Settings:
         return self.folder / "logs"
 
 
-def settings(store: str | None, folder: Path | None) -> Settings:
-    """Flags over `VITSCALE_STORE` and `VITSCALE_FOLDER` over the nearest `.vitscale` above the working folder.
+def settings(store: str | None, folder: Path | None, datasets: Path | None = None) -> Settings:
+    """Flags over `VITSCALE_STORE`, `VITSCALE_FOLDER` and `VITSCALE_DATASETS` over the nearest `.vitscale` folder.
 
-    Where none of these exists, `.vitscale` in the working folder; nothing is created here.
+    That is the nearest above the working folder, or else the one in it; nothing is created here.
     """
     given = folder or (Path(os.environ["VITSCALE_FOLDER"]) if os.environ.get("VITSCALE_FOLDER") else None)
     place = (given or _nearest_folder(Path.cwd())).absolute()
     url = store or os.environ.get("VITSCALE_STORE") or f"sqlite:///{place / 'store.db'}"
-    return replace(Settings(store_url=_absolute(url), folder=place), **_tuned())
+    listed = datasets or Path(os.environ.get("VITSCALE_DATASETS") or place / DATASETS)
+    return replace(Settings(store_url=_absolute(url), folder=place, datasets=listed.absolute()), **_tuned())
 
 
 def _absolute(url: str) -> str:

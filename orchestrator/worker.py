@@ -17,6 +17,7 @@ from orchestrator.attempt import COMMIT_SECONDS, Attempt
 from orchestrator.outcomes import one_line, outcome_of
 from orchestrator.settings import Settings
 from studies.definitions import RUN, Evaluate, FewShot, Train
+from studies.registry import load_registry
 from workers.supervision import CheckpointError, Finished, LeaseLost, Place, Stopped, Supervisor, Wish, Yielded
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ class Worker:
         return Place(
             device=self.device,
             folder=root / claim.key[:2] / claim.key / f"attempt-{claim.fence}",
+            registry=load_registry(self.settings.datasets),
             resume=root / claim.checkpoint if claim.checkpoint else None,
             upstream=root / claim.upstream_checkpoint if claim.upstream_checkpoint else None,
             checkpoint_seconds=self.settings.checkpoint_seconds,
@@ -171,6 +173,8 @@ class Worker:
                 checkpoint=attempt.relative(finished.checkpoint) if finished.checkpoint else None,
                 step=attempt.step,
                 mixed_numerics=finished.mixed_numerics,
+                data_digest=finished.certificate.digest if finished.certificate else None,
+                data_skipped=finished.certificate.skipped if finished.certificate else None,
                 measurements=attempt.unsent(),
             )
 
