@@ -172,6 +172,10 @@ class Result:
     split: str
     image_size: int
     value: float | None
+    data_digest: str | None
+    """Certificate of the images that were classified, or trained on."""
+    data_skipped: int | None
+    """Bad rows that their split leaves out."""
     mixed_numerics: bool
 
 
@@ -467,6 +471,8 @@ def _results() -> Any:
             ResultRow.split,
             ResultRow.image_size,
             ResultRow.value,
+            RunRow.data_digest,
+            RunRow.data_skipped,
             RunRow.mixed_numerics,
         )
         .select_from(RunRow)

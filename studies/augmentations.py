@@ -87,6 +87,8 @@ AUGMENTATIONS = {
     "flip": Augmentation(flip=True),
     "cifar": Augmentation(crop=Shift(pixels=4), flip=True),
     "inception": _INCEPTION,
+    "bit-small": Augmentation(crop=RandomCrop(resize=160), flip=True),
+    "bit-large": Augmentation(crop=RandomCrop(resize=448), flip=True),
     # AugReg's levels (protocols of arXiv:2106.10270): mixup, RandAugment's layers and magnitude.
     "light1": _augreg(0.0, 2, 0.0),
     "light2": _augreg(0.2, 2, 10.0),
