@@ -28,7 +28,7 @@ def print_data_sets(found: Sequence[dict[str, Any]]) -> None:
     """One line a split, the facts of its data set on the first of them."""
     lines = []
     for each in found:
-        where = each["location"] or each["kind"]
+        where = "built in" if each["built_in"] and each["location"] else each["location"] or each["kind"]
         facts = (each["name"], f"{each['classes']:,}", size(each["image_size"]), _bytes(each["size_bytes"]), where)
         for number, (split, images) in enumerate(each["splits"].items()):
             name, classes, pixels, size_bytes, place = facts if number == 0 else ("",) * 5
@@ -339,7 +339,7 @@ def print_duplicates(report: dict[str, Any]) -> None:
     _facts(
         [
             ("images", f"{report['rows']:,}"),
-            ("unreadable", f"{report['unreadable']:,}: compared byte by byte" if report["unreadable"] else None),
+            ("unreadable", f"{report['unreadable']:,}: left where they are" if report["unreadable"] else None),
             ("without hash", f"{report['without_hash']:,}: compared byte by byte" if report["without_hash"] else None),
             ("duplicates", f"{report['dropped']:,}: {report['exact']:,} exact, {report['near']:,} near"),
             ("radius", f"{report['radius']} of 64 bits"),
