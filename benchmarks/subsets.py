@@ -47,9 +47,7 @@ def main() -> None:
             met = seconds < MOST_SECONDS and megabytes < MOST_MB
             goal = f"< {MOST_SECONDS:.0f} s, < {MOST_MB:.0f} MB: {'met' if met else 'MISSED'}"
         table.append((name, f"{seconds:.3f}", f"{megabytes:.0f}", goal))
-    print(
-        f"{PLACES:,} places of {SUBSET:,} images of {ROWS:,}, to rows and back; processor seconds, memory beside imports"
-    )
+    print(f"{PLACES:,} places of {SUBSET:,} images of {ROWS:,}, and back; processor seconds, memory beside imports")
     print_table(("permutation", "seconds", "MB", "goal"), table)
 
 

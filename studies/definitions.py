@@ -11,7 +11,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter
 from pydantic import model_validator as validator
 
 from studies.augmentations import Augmentation, AugmentationUse, Resize, View, check_sizes
-from studies.frozen import Digest, Frozen, Listed, NonNegative, Positive, Share
+from studies.frozen import Digest, Finite, Frozen, Listed, NonNegative, Positive, Share
+from studies.schedules import ReciprocalSqrt, Schedule, lr_at
 
 REVISION = 1
 """Part of every key. Raise it when the code, not a definition, changes the numbers of a run."""
@@ -182,6 +183,8 @@ class AdamW(Frozen):
     kind: Literal["adamw"] = "adamw"
     beta1: Share = 0.9
     beta2: Share = 0.999
+    momentum_precision: Literal["fp32", "bf16"] = "fp32"
+    """What the first moment is kept in."""
 
 
 class SGD(Frozen):
@@ -189,22 +192,47 @@ class SGD(Frozen):
 
     kind: Literal["sgd"] = "sgd"
     momentum: Share = 0.9
+    momentum_precision: Literal["fp32", "bf16"] = "fp32"
+
+    @validator(mode="after")
+    def _is_possible(self) -> "SGD":
+        if not self.momentum and self.momentum_precision != "fp32":
+            raise ValueError(f"momentum_precision: {self.momentum_precision} has no effect without momentum")
+        return self
+
+
+class Adafactor(Frozen):
+    """Adafactor as modified for vision transformers (arXiv:2106.04560v2, section 3.4): a first moment in bfloat16, a
+    second moment factored into a row and a column, and no scaling by the norms of parameters.
+    """
+
+    kind: Literal["adafactor"] = "adafactor"
+    beta1: Share = 0.9
+    decay_exponent: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Update t keeps 1 - t ** -decay_exponent of the second moment, at most `decay_most`."""
+    decay_most: Share = 0.999
+    factored_from: PositiveInt = 32
+    """The second moment of a tensor is factored where its second largest side has so many numbers."""
 
 
 class Recipe(Frozen):
     """How a model is trained: every number that decides the result, but for model, data, length and seed."""
 
-    optimizer: Annotated[AdamW | SGD, Field(discriminator="kind")] = AdamW()
+    optimizer: Annotated[AdamW | SGD | Adafactor, Field(discriminator="kind")] = AdamW()
     lr_peak: Positive
-    schedule: Literal["cosine", "linear"]
-    """Shape of the decay from `lr_peak` to zero, after a linear warm-up of `warmup_steps`."""
+    schedule: Schedule
+    """Shape of the decay from `lr_peak`, after a linear warm-up of `warmup_steps`."""
     warmup_steps: NonNegativeInt
     weight_decay: NonNegative
     """Applied to kernels only: never to biases, normalization, class token or position embedding."""
+    head_weight_decay: NonNegative | None = None
+    """That of the last linear layer's kernel, where it differs (arXiv:2106.04560v2, section 3.3)."""
     batch: PositiveInt
     clip_norm: Positive | None = None
     """Largest global norm of the gradient; null means no clipping."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
+    head_bias: Finite = 0.0
+    """First value of the head's biases: -10 begins a sigmoid loss near the share of classes that an image has."""
     label_smoothing: Share = 0.0
     dropout: Share = 0.0
     """After every dense layer of a transformer but queries, keys and values, and after the position embedding."""
@@ -213,7 +241,13 @@ class Recipe(Frozen):
     augmentation: AugmentationUse = Augmentation()
     """What chance does to the images; a study may name one of `studies/augmentations.py`."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16`: autocast, with parameters and optimizer state in float32."""
+    """`bf16`: autocast, with parameters in float32."""
+    polyak: Share | None = None
+    """Decay of an average of the weights, which is what is evaluated; null means the last weights."""
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """The learning rate of the update from `step` to `step + 1` of so many; forms: `studies/schedules.py`."""
+        return lr_at(step, self.schedule, lr_peak=self.lr_peak, warmup_steps=self.warmup_steps, steps=steps)
 
 
 # ------------------------------------------------------------------------------------------------------------ runs
@@ -278,6 +312,12 @@ class Train(Frozen):
         if self.recipe.warmup_steps >= self.steps:
             raise ValueError(
                 f"a warm-up of {self.recipe.warmup_steps} steps needs a longer training than {self.steps} steps"
+            )
+        schedule = self.recipe.schedule
+        if isinstance(schedule, ReciprocalSqrt) and self.recipe.warmup_steps + schedule.cooldown_steps > self.steps:
+            raise ValueError(
+                f"a warm-up of {self.recipe.warmup_steps} steps and a cooldown of {schedule.cooldown_steps} need a"
+                f" longer training than {self.steps} steps"
             )
         return self
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from studies.definitions import Hybrid, Recipe, ViT
 from studies.grid import Study, load_study
+from studies.schedules import Linear
 from studies.yaml_source import MOST_BYTES, StudyError
 
 HEAD = """\
@@ -125,7 +126,7 @@ def test_a_recipe_may_be_written_out(tmp_path: Path) -> None:
     written = "{lr_peak: 3e-4, schedule: linear, warmup_steps: 5, weight_decay: 0, batch: 100}"
     made = study(tmp_path, HEAD + SHAPES + f"grids: [{{model: ViT-xs/2, epochs: 2, recipe: {written}}}]")
     assert made.runs[0].training.recipe == Recipe(
-        lr_peak=3e-4, schedule="linear", warmup_steps=5, weight_decay=0, batch=100
+        lr_peak=3e-4, schedule=Linear(), warmup_steps=5, weight_decay=0, batch=100
     )
 
 

@@ -10,16 +10,20 @@ from torch.nn import functional
 
 from studies.architectures import named
 from studies.cost import AnyModel, ImageSize, grid, parameters, sides
-from studies.definitions import Hybrid, MaskedPatch, ResNet, ViT
-from studies.devices import GIB
-from studies.memory import Keeping, Precision, training_memory
+from studies.definitions import SGD, Adafactor, AdamW, Hybrid, MaskedPatch, Recipe, ResNet, ViT
+from studies.devices import GIB, device_facts
+from studies.memory import Keeping, Precision, recipe_memory, training_memory
 from studies.planner import DEPTHS, WIDTHS, shape, shapes_that_fit
+from studies.schedules import Linear
+from workers.averaging import Average
 from workers.models.build import build
 from workers.models.masked import MaskedPatchNetwork, corruption_of
+from workers.optimization import Optimizer
 
 CLASSES, CHANNELS, BATCH = 16, 3, 2
 SHAPE: dict[str, Any] = {"patch": 4, "width": 64, "depth": 2, "mlp": 256, "heads": 4}
 ROWS = ResNet(blocks=(1, 2), width=32)
+RECIPE = Recipe(lr_peak=1e-3, schedule=Linear(), warmup_steps=0, weight_decay=0.0, batch=BATCH)
 
 MEMBERS: dict[str, tuple[AnyModel, ImageSize]] = {
     "token": (ViT(**SHAPE, head="token"), 32),
@@ -120,10 +124,43 @@ def test_optimizers_keep_what_the_second_paper_says() -> None:
     assert state("adam") == 8
     assert state("adam-bf16") == 6
     assert state("sgd") == 4
+    assert state("sgd-bf16") == 2
     assert state("none") == 0
     # Two bytes a parameter and little else: the embedding of patches alone, with sides of 16, is not factored.
     unfactored = 4 * 768 * 3 * 16 * 16
     assert unfactored < (state("adafactor") - 2) * count < unfactored + 0.02 * 4 * count
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_an_optimizer_s_state_is_as_large_as_the_one_that_trains(name: str) -> None:
+    model, size = MEMBERS[name]
+    network = build(model, image_size=size, channels=CHANNELS, classes=CLASSES, seed=0)
+    for optimizer in (
+        AdamW(),
+        AdamW(momentum_precision="bf16"),
+        SGD(),
+        SGD(momentum_precision="bf16"),
+        SGD(momentum=0.0),
+        Adafactor(),
+        Adafactor(factored_from=16),
+        Adafactor(factored_from=1000),
+    ):
+        recipe = RECIPE.model_copy(update={"optimizer": optimizer})
+        state = Optimizer(network, recipe).state().values()
+        memory = recipe_memory(model, size, CHANNELS, CLASSES, recipe, device_facts("cpu"))
+        assert memory.optimizer == sum(tensor.nbytes for tensor in state), optimizer
+
+
+def test_an_average_of_the_weights_is_as_large_as_they_are() -> None:
+    model = ViT(**SHAPE)
+    network = build(model, image_size=32, channels=CHANNELS, classes=CLASSES, seed=0)
+    plain, averaged = (
+        recipe_memory(model, 32, CHANNELS, CLASSES, recipe, device_facts("cpu"))
+        for recipe in (RECIPE, RECIPE.model_copy(update={"polyak": 0.999}))
+    )
+    assert plain.average == 0
+    assert averaged.average == sum(tensor.nbytes for tensor in Average(network, 0.999).weights.values())
+    assert averaged.fixed - plain.fixed == averaged.average
 
 
 def test_adafactor_keeps_a_row_and_a_column_of_a_matrix() -> None:

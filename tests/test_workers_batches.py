@@ -14,6 +14,7 @@ from studies.definitions import Evaluate, FewShot, Recipe, Train, ViT, key_of
 from studies.manifests import Columns
 from studies.metrics import ACCURACY, fewshot_accuracy
 from studies.registry import BUILT_IN_ONLY, Registry
+from studies.schedules import Cosine
 from studies.subsets import rows_digest
 from tests.image_shards import encoded, write_split
 from workers.data.batches import Batches, normalized
@@ -26,7 +27,7 @@ from workers.supervision import DataError, Finished, Place, Wish, Yielded
 
 CPU = Device.named("cpu")
 SIZE, CLASSES = 8, 3
-RECIPE = Recipe(lr_peak=1e-2, schedule="cosine", warmup_steps=1, weight_decay=0.1, batch=8)
+RECIPE = Recipe(lr_peak=1e-2, schedule=Cosine(), warmup_steps=1, weight_decay=0.1, batch=8)
 
 
 class Recorder:

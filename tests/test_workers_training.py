@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from hypothesis import strategies as st
 
 from studies.augmentations import AUGMENTATIONS
 from studies.datasets import DIGITS
-from studies.definitions import SGD, AdamW, Hybrid, Recipe, ResNet, Train, ViT, key_of
+from studies.definitions import SGD, Adafactor, AdamW, Hybrid, Recipe, ResNet, Train, ViT, key_of
 from studies.metrics import TRAIN_LOSS
+from studies.schedules import Cosine
 from workers.checkpoints import load, load_facts, save, step_folder
 from workers.data.batches import Batches
 from workers.devices import Device
-from workers.optimization import Optimizer, kernels_of, loss_of, lr_at
 from workers.perform import perform
 from workers.supervision import (
     CheckpointError,
@@ -41,7 +40,7 @@ FAMILIES = {
     "resnet": RESNET,
     "hybrid": Hybrid(body=RESNET, vit=VIT),
 }
-RECIPE = Recipe(lr_peak=1e-2, schedule="cosine", warmup_steps=2, weight_decay=0.1, batch=20, clip_norm=1.0)
+RECIPE = Recipe(lr_peak=1e-2, schedule=Cosine(), warmup_steps=2, weight_decay=0.1, batch=20, clip_norm=1.0)
 
 
 def training_of(steps: int, *, model: Any = VIT, rows: int = 50, seed: int = 0, **recipe: Any) -> Train:
@@ -106,8 +105,28 @@ def test_each_family_learns_one_batch_by_heart(family: str, precision: str) -> N
             "label_smoothing": 0.1,
             "augmentation": AUGMENTATIONS["shift"],
         },
+        {"optimizer": AdamW(momentum_precision="bf16"), "head_weight_decay": 3.0},
+        {"optimizer": SGD(momentum_precision="bf16"), "lr_peak": 0.1, "schedule": {"kind": "steps", "at": [0.5]}},
+        {
+            "optimizer": Adafactor(factored_from=8),
+            "schedule": {"kind": "rsqrt", "timescale": 2, "cooldown_steps": 3},
+            "loss": "sigmoid",
+            "head_bias": -10.0,
+        },
+        {"optimizer": AdamW(), "polyak": 0.9, "schedule": "constant"},
+        {"optimizer": Adafactor(), "polyak": 0.5, "dropout": 0.1, "precision": "bf16"},
     ],
-    ids=["adamw", "sgd", "sgd without momentum", "bf16"],
+    ids=[
+        "adamw",
+        "sgd",
+        "sgd without momentum",
+        "bf16",
+        "adamw with a bf16 moment",
+        "sgd with a bf16 moment",
+        "adafactor",
+        "polyak",
+        "adafactor and polyak",
+    ],
 )
 def test_a_training_stopped_at_any_step_goes_on_to_the_same_bits(recipe: dict[str, Any], tmp_path: Path) -> None:
     run = training_of(9, **recipe)
@@ -176,13 +195,61 @@ def test_the_final_checkpoint_holds_the_weights_alone_and_the_definition(tmp_pat
     assert Train.model_validate_json(facts.training) == run
 
 
+def test_what_is_kept_and_evaluated_is_the_average_of_the_weights(tmp_path: Path) -> None:
+    run = training_of(4, polyak=0.75)
+    perform(run, place_in(tmp_path), Recorder())
+    training = Training(run, CPU)
+    averages = {name: tensor.double() for name, tensor in training.weights().items()}
+    for _ in range(run.steps):
+        training.update()
+        for name, tensor in training.weights().items():
+            averages[name] = 0.75 * averages[name] + 0.25 * tensor
+    tensors, _ = load(tmp_path / "final")
+    assert tensors.keys() == averages.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(tensor.double(), averages[name], atol=1e-7, rtol=1e-5)
+        assert torch.equal(tensor, training.evaluated_weights()[name])
+    assert not torch.equal(tensors["model.head.weight"], training.weights()["model.head.weight"])
+
+
+def test_an_average_changes_no_step(tmp_path: Path) -> None:
+    losses = []
+    for polyak in (None, 0.9):
+        recorder = Recorder()
+        perform(training_of(6, polyak=polyak), place_in(tmp_path / str(polyak)), recorder)
+        losses.append(recorder.measured)
+    assert losses[0] == losses[1]
+
+
+def test_an_average_that_is_not_finite_is_a_broken_state() -> None:
+    training = Training(training_of(3, polyak=0.9), CPU)
+    training.update()
+    assert training.is_finite()
+    assert training.average is not None
+    training.average.weights["head.bias"][0] = math.nan
+    assert not training.is_finite()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sigmoid_loss_begins_where_the_bias_of_the_head_puts_it(family: str) -> None:
+    runs = [training_of(3, model=FAMILIES[family], loss="sigmoid", head_bias=bias) for bias in (0.0, -10.0)]
+    plain, biased = (Training(run, CPU) for run in runs)
+    head = {"hybrid": "model.vit.head.bias"}.get(family, "model.head.bias")
+    assert torch.equal(biased.weights()[head], torch.full((10,), -10.0))
+    for name, tensor in plain.weights().items():
+        assert name == head or torch.equal(tensor, biased.weights()[name])
+    assert float(plain.update()) == pytest.approx(10 * math.log(2))
+    # One class of ten is there, at odds of exp(-10), and nine are not.
+    assert float(biased.update()) == pytest.approx(10 + 10 * math.log1p(math.exp(-10)))
+
+
 def test_losses_and_rates_are_measured_at_about_fifty_steps_and_the_last(tmp_path: Path) -> None:
     run = training_of(203)
     recorder = Recorder()
     finished = perform(run, place_in(tmp_path), recorder)
     assert list(recorder.measured) == [*range(5, 203, 5), 203]
     assert recorder.measured[203][TRAIN_LOSS] == finished.values[0].value
-    assert recorder.measured[5]["lr"] == lr_at(4, recipe=run.recipe, steps=203)
+    assert recorder.measured[5]["lr"] == run.recipe.lr_at(4, 203)
     assert recorder.steps == list(range(1, 204))
 
 
@@ -284,7 +351,7 @@ def test_a_retry_in_the_folder_of_a_killed_attempt_clears_it_but_for_its_checkpo
     assert sorted(path.name for path in folder.parent.iterdir()) == ["final", "step-00000005"]
 
 
-# ------------------------------------------------------------------------------------------- batches and optimizers
+# ------------------------------------------------------------------------------------------------------- batches
 
 
 def test_a_shifted_image_is_the_image_moved_and_filled_with_the_darkest_value() -> None:
@@ -313,73 +380,12 @@ def test_mixup_blends_images_and_labels_alike_and_keeps_at_least_half() -> None:
     assert torch.equal(again.at(2)[0], mixed)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_the_rate_warms_up_to_its_peak_decays_and_is_never_zero(schedule: Any) -> None:
-    recipe = RECIPE.model_copy(update={"schedule": schedule, "warmup_steps": 4})
-    rates = [lr_at(step, recipe=recipe, steps=20) for step in range(20)]
-    assert rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
-    assert rates[4] == 0.01
-    assert rates[12] == pytest.approx(0.005)  # half of the decay, in both shapes
-    assert all(a > b > 0 for a, b in pairwise(rates[4:]))
-
-
-def test_decay_touches_kernels_alone() -> None:
-    training = Training(training_of(3, model=FAMILIES["hybrid"]), CPU)
-    names = set(kernels_of(training.network))
-    parameters = dict(training.network.named_parameters())
-    others = {name.rsplit(".", 1)[-1] for name in parameters if name not in names}
-    assert {name.rsplit(".", 1)[-1] for name in names} == {"weight"}
-    assert all(parameters[name].ndim >= 2 for name in names)
-    assert {"cls_1D", "position_TD", "bias", "weight"} == others
-    assert all(parameters[name].ndim == 1 for name in parameters if name not in names and name.endswith("weight"))
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("optimizer", [AdamW(beta1=0.8, beta2=0.95), SGD(momentum=0.7), SGD(momentum=0.0)])
-def test_updates_are_those_of_the_papers_formula(optimizer: AdamW | SGD, compiled: bool) -> None:
-    network = torch.nn.Sequential(torch.nn.Linear(3, 2))
-    linear = network[0]
-    assert isinstance(linear, torch.nn.Linear)
-    recipe = RECIPE.model_copy(update={"optimizer": optimizer, "clip_norm": 0.5, "weight_decay": 0.3})
-    updates = Optimizer(network, recipe, compiled=compiled)
-    weight = linear.weight.detach().double().clone()
-    first, second = torch.zeros_like(weight), torch.zeros_like(weight)
-    bias = linear.bias.detach().clone()
-    for step in range(1, 5):
-        lr = 0.1 / step
-        grad = torch.randn(2, 3)
-        linear.weight.grad, linear.bias.grad = grad.clone(), torch.zeros(2)
-        updates.update(lr)
-        clipped = grad.double() * min(1.0, 0.5 / float(grad.double().norm()))
-        weight *= 1 - lr * 0.3
-        if isinstance(optimizer, AdamW):
-            first = 0.8 * first + 0.2 * clipped
-            second = 0.95 * second + 0.05 * clipped**2
-            weight -= lr * (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-8)
-        else:
-            first = optimizer.momentum * first + clipped
-            weight -= lr * first
-        torch.testing.assert_close(linear.weight.detach().double(), weight, atol=1e-5, rtol=1e-5)
-    assert torch.equal(linear.bias.detach(), bias)
-
-
-def test_losses_are_those_of_their_definition() -> None:
-    logits, label = torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([2])
-    target = torch.tensor([[0.1, 0.1, 0.8]])
-    smooth = RECIPE.model_copy(update={"label_smoothing": 0.3})
-    softmax = -(target * logits.log_softmax(-1)).sum()
-    assert float(loss_of(logits, label, smooth)) == pytest.approx(float(softmax))
-    sigmoid = -(target * logits.sigmoid().log() + (1 - target) * (-logits).sigmoid().log()).sum()
-    found = loss_of(logits, label, smooth.model_copy(update={"loss": "sigmoid"}))
-    assert float(found) == pytest.approx(float(sigmoid))
-    for loss in ("softmax", "sigmoid"):  # shares of classes mean what labels do
-        chosen = smooth.model_copy(update={"loss": loss})
-        of_shares = loss_of(logits, torch.nn.functional.one_hot(label, 3).float(), chosen)
-        assert float(of_shares) == pytest.approx(float(loss_of(logits, label, chosen)), rel=1e-6)
-
-
-def test_training_reads_no_value_of_the_device_between_logged_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training(training_of(10, augmentation=AUGMENTATIONS["shift"], dropout=0.1), CPU)
+@pytest.mark.parametrize("optimizer", [AdamW(), Adafactor(factored_from=8)], ids=["adamw", "adafactor"])
+def test_training_reads_no_value_of_the_device_between_logged_steps(
+    optimizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = training_of(10, optimizer=optimizer, polyak=0.9, augmentation=AUGMENTATIONS["shift"], dropout=0.1)
+    training = Training(run, CPU)
     training.update()
 
     def refuse(tensor: torch.Tensor) -> None:

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from studies.datasets import DIGITS
-from studies.definitions import SGD, Evaluate, Hybrid, MaskedPatch, Recipe, ResNet, Train, ViT, key_of
+from studies.definitions import SGD, Adafactor, AdamW, Evaluate, Hybrid, MaskedPatch, Recipe, ResNet, Train, ViT, key_of
+from studies.schedules import Cosine
 from workers.checkpoints import load_facts
 from workers.data.batches import Batches
 from workers.devices import Device
 from workers.models.build import build
 from workers.models.masked import Corruption, corruption_of
-from workers.optimization import Optimizer, lr_at
+from workers.optimization import Optimizer
 from workers.perform import perform
 from workers.supervision import Finished, Place, Wish, Yielded
 from workers.training import Training
@@ -50,7 +51,7 @@ MODELS: dict[str, ViT | ResNet | Hybrid] = {
 }
 # No batch of 16 holds each of 10 classes equally often. Where it would, gradients of a new head that are zero on one
 # device are the rounding of the other, which Adam's division would make as large as any.
-RECIPE = Recipe(lr_peak=1e-2, schedule="cosine", warmup_steps=2, weight_decay=0.1, batch=16, clip_norm=1.0)
+RECIPE = Recipe(lr_peak=1e-2, schedule=Cosine(), warmup_steps=2, weight_decay=0.1, batch=16, clip_norm=1.0)
 
 
 def training_of(model: ViT | ResNet | Hybrid = VIT, **recipe: Any) -> Train:
@@ -149,7 +150,7 @@ def masked_update(device: Device) -> Callable[[], Tensor]:
         corruption = Corruption(*(device.place(tensor) for tensor in drawn))
         loss = network.loss(network(image_BCHW, corruption), network.targets(image_BCHW, corruption))
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.update(lr_at(step, recipe=RECIPE, steps=STEPS))
+        optimizer.update(RECIPE.lr_at(step, STEPS))
         device.end_step()
         return loss.detach()
 
@@ -164,6 +165,33 @@ def test_sgd_trains_to_the_losses_of_the_cpu_in_one_program_at_a_rate_of_one_too
     with counted() as programs:
         assert losses_of(training.update) == pytest.approx(expected, rel=1e-4)
     assert programs == Programs(compiled=1, run=STEPS)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"optimizer": AdamW(momentum_precision="bf16"), "head_weight_decay": 3.0},
+        {"optimizer": SGD(momentum_precision="bf16"), "lr_peak": 0.1, "clip_norm": 0.1},
+        {"optimizer": Adafactor(factored_from=8), "schedule": {"kind": "rsqrt", "timescale": 2, "cooldown_steps": 2}},
+        # A second moment that is replaced whole at the first step and by a number of its own at each further one.
+        {"optimizer": Adafactor(), "lr_peak": 1.0, "clip_norm": None, "weight_decay": 0.0},
+        {"polyak": 0.5, "loss": "sigmoid", "head_bias": -2.0},
+    ],
+    ids=["adamw bf16", "sgd bf16", "adafactor", "adafactor, nothing factored", "polyak"],
+)
+def test_each_optimizer_trains_to_the_weights_of_the_cpu_in_one_program(recipe: dict[str, Any], xla: Device) -> None:
+    run = training_of(VIT.model_copy(update={"head": "gap"}), **recipe)
+    reference, training = Training(run, CPU), Training(run, xla)
+    expected = losses_of(reference.update)
+    with counted() as programs:
+        assert losses_of(training.update) == pytest.approx(expected, rel=1e-4)
+    assert programs == Programs(compiled=1, run=STEPS)
+    for name, tensor in reference.evaluated_weights().items():
+        found = training.evaluated_weights()[name].cpu()
+        if name.endswith("qkv.bias"):
+            # That of the keys changes no attention: its gradient is rounding alone, which is divided by its own size.
+            tensor, found = (torch.stack([bias.chunk(3)[0], bias.chunk(3)[2]]) for bias in (tensor, found))
+        torch.testing.assert_close(found, tensor, atol=1e-4, rtol=1e-3)
 
 
 def test_what_is_random_differs_from_step_to_step_repeats_and_is_one_program(xla: Device) -> None:
@@ -207,13 +235,27 @@ def test_a_run_that_stops_goes_on_to_the_same_bits_and_compiles_no_step_again(
             perform(run, Place(xla, tmp_path / "first"), recorder)
         finished = perform(run, Place(xla, tmp_path / "second", resume=recorder.current), Recorder())
     assert finished.values == unbroken.values
+    assert bits_of(finished) == bits_of(unbroken)
     assert finished.checkpoint is not None
-    assert unbroken.checkpoint is not None
-    state = [folder / "state.safetensors" for folder in (finished.checkpoint, unbroken.checkpoint)]
-    assert state[0].read_bytes() == state[1].read_bytes()
     # The state to begin from and the check that it is finite, neither of them a step.
     assert programs.compiled <= 2
     assert load_facts(finished.checkpoint).numerics == xla.numerics
+
+
+def test_adafactor_and_an_average_go_on_to_the_same_bits(xla: Device, tmp_path: Path) -> None:
+    run = training_of(optimizer=Adafactor(factored_from=8), polyak=0.5)
+    unbroken = perform(run, Place(xla, tmp_path / "unbroken"), Recorder())
+    recorder = Recorder(at=3)
+    with pytest.raises(Yielded):
+        perform(run, Place(xla, tmp_path / "first"), recorder)
+    finished = perform(run, Place(xla, tmp_path / "second", resume=recorder.current), Recorder())
+    assert finished.values == unbroken.values
+    assert bits_of(finished) == bits_of(unbroken)
+
+
+def bits_of(finished: Finished) -> bytes:
+    assert finished.checkpoint is not None
+    return (finished.checkpoint / "state.safetensors").read_bytes()
 
 
 def test_an_evaluation_of_many_batches_compiles_the_network_once(

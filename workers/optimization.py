@@ -1,32 +1,19 @@
-"""How gradients become updates: the loss, the learning rate, clipping, and an optimizer with decoupled weight decay.
+"""How gradients become updates: the loss, clipping, and optimizers with decoupled weight decay.
 
 B = images, K = classes.
 """
 
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.definitions import AdamW, Recipe
+from studies.definitions import SGD, AdamW, Recipe
+from workers.updates import EPSILON, Number, change_of, numbers_of, slots_of
 
-_EPSILON = 1e-8
-"""Of AdamW, beside the root of the mean square."""
-
-
-def lr_at(step: int, *, recipe: Recipe, steps: int) -> float:
-    """The learning rate of the update from `step` to `step + 1`, for step in [0, steps).
-
-    With w warm-up steps: lr_peak * (step + 1) / w below w; from there on with t = (step - w) / (steps - w), lr_peak *
-    (1 - t) (linear) or lr_peak * (1 + cos(pi t)) / 2 (cosine). No step has a rate of zero: the first is above it, and
-    the decay would reach it one step after the last.
-    """
-    assert 0 <= step < steps
-    if step < recipe.warmup_steps:
-        return recipe.lr_peak * (step + 1) / recipe.warmup_steps
-    t = (step - recipe.warmup_steps) / (steps - recipe.warmup_steps)
-    return recipe.lr_peak * (1 - t if recipe.schedule == "linear" else (1 + math.cos(math.pi * t)) / 2)
+_HEADS = ("head.weight", "vit.head.weight", "predict.weight")
+"""Kernel of the last linear layer in each kind of network."""
 
 
 def loss_of(logits_BK: Tensor, target: Tensor, recipe: Recipe) -> Tensor:
@@ -51,8 +38,18 @@ def kernels_of(network: nn.Module) -> list[str]:
     return [f"{name}.weight" for name, _ in layers]
 
 
+def _decayed(network: nn.Module, recipe: Recipe) -> list[tuple[float, list[str]]]:
+    """Names of the kernels by the weight decay that they get."""
+    kernels = kernels_of(network)
+    if recipe.head_weight_decay is None:
+        return [(recipe.weight_decay, kernels)]
+    heads = [name for name in kernels if name in _HEADS]
+    assert len(heads) == 1, f"a network has one head, not {heads}"
+    return [(recipe.weight_decay, [name for name in kernels if name not in heads]), (recipe.head_weight_decay, heads)]
+
+
 class Optimizer:
-    """AdamW or SGD as a recipe says, with all of its state there from the start.
+    """AdamW, SGD or Adafactor as a recipe says, with all of its state there from the start.
 
     Weight decay is decoupled: an update first removes lr * weight_decay of every kernel.
     compiled: updates are recorded and shall be one program for all steps, so what changes from step to step comes as a
@@ -64,62 +61,62 @@ class Optimizer:
         self.compiled = compiled
         self.step = 0
         self.parameters = dict(network.named_parameters())
-        kernels = kernels_of(network)
-        self.kernels: list[torch.Tensor] = [self.parameters[name] for name in kernels]
-        others = [parameter for name, parameter in self.parameters.items() if name not in set(kernels)]
-        chosen = recipe.optimizer
-        groups = [
-            {"params": self.kernels, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+        self.decayed: list[tuple[float, list[Tensor]]] = [
+            (weight_decay, [self.parameters[name] for name in names])
+            for weight_decay, names in _decayed(network, recipe)
         ]
-        if isinstance(chosen, AdamW):
-            self.slots: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
-            self.torch: torch.optim.Optimizer = torch.optim.AdamW(
-                groups, lr=recipe.lr_peak, betas=(chosen.beta1, chosen.beta2), eps=_EPSILON, fused=not compiled
-            )
-        else:
-            self.slots = ("momentum_buffer",) if chosen.momentum else ()
-            # torch's SGD couples its decay to the gradient, so it is given none.
-            self.torch = torch.optim.SGD(
-                self.parameters.values(), lr=recipe.lr_peak, momentum=chosen.momentum, fused=not compiled
-            )
         # State that appears in the first step would make the first step of a resumed training another one than any step
         # of an unbroken one, and costs a second compilation where graphs are compiled.
-        for parameter in self.parameters.values():
-            self.torch.state[parameter] = {slot: torch.zeros_like(parameter) for slot in self.slots}
+        self.slots = {name: slots_of(recipe.optimizer, parameter) for name, parameter in self.parameters.items()}
+        self.torch = None if compiled else self._of_torch()
         self.set_step(0)
 
     def set_step(self, step: int) -> None:
         """Go on as after this many updates."""
         self.step = step
-        if isinstance(self.recipe.optimizer, AdamW) and not self.compiled:
+        if isinstance(self.torch, torch.optim.AdamW):
             for parameter in self.parameters.values():
                 count = torch.tensor(float(step), dtype=torch.float32, device=parameter.device)
                 self.torch.state[parameter]["step"] = count
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer's own tensors, `<slot>.<parameter>`: no copies."""
-        return {
-            f"{slot}.{name}": self.torch.state[parameter][slot]
-            for name, parameter in self.parameters.items()
-            for slot in self.slots
-        }
+        return {f"{slot}.{name}": tensor for name, slots in self.slots.items() for slot, tensor in slots.items()}
 
     def update(self, lr: float) -> None:
         """Clip the gradients, update the parameters, forget the gradients. Reads no value of the device."""
         self.step += 1
         if self.recipe.clip_norm is not None:
             self._clip(self.recipe.clip_norm)
-        if self.compiled:
+        if self.torch is None:
             self._descend(lr)
         else:
-            for group in self.torch.param_groups:
-                group["lr"] = lr
-            if not isinstance(self.recipe.optimizer, AdamW) and self.recipe.weight_decay:
-                with torch.no_grad():
-                    torch._foreach_mul_(self.kernels, 1 - lr * self.recipe.weight_decay)
-            self.torch.step()
-        self.torch.zero_grad(set_to_none=True)
+            self._descend_by_torch(self.torch, lr)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def _of_torch(self) -> torch.optim.Optimizer | None:
+        """Torch's own optimizer, which has the whole update in one kernel, on our slots; None where it has none."""
+        chosen = self.recipe.optimizer
+        made: torch.optim.Optimizer
+        match chosen:
+            case AdamW(momentum_precision="fp32"):
+                decayed = {id(kernel) for _, kernels in self.decayed for kernel in kernels}
+                others = [parameter for parameter in self.parameters.values() if id(parameter) not in decayed]
+                groups = [
+                    {"params": kernels, "weight_decay": decay} for decay, kernels in (*self.decayed, (0.0, others))
+                ]
+                betas = (chosen.beta1, chosen.beta2)
+                made = torch.optim.AdamW(groups, lr=self.recipe.lr_peak, betas=betas, eps=EPSILON, fused=True)
+            case SGD(momentum_precision="fp32"):
+                # torch's SGD couples its decay to the gradient, so it is given none.
+                parameters = self.parameters.values()
+                made = torch.optim.SGD(parameters, lr=self.recipe.lr_peak, momentum=chosen.momentum, fused=True)
+            case _:
+                return None
+        for name, parameter in self.parameters.items():
+            made.state[parameter] = dict(self.slots[name])
+        return made
 
     def _clip(self, most: float) -> None:
         # In two halves: in the place of the whole, the import of torch_xla puts a function of its own, for XLA alone.
@@ -129,27 +126,33 @@ class Optimizer:
         nn.utils.clip_grads_with_norm_(parameters, most, norm, foreach=not self.compiled)
 
     @torch.no_grad()
+    def _descend_by_torch(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        if isinstance(self.recipe.optimizer, SGD):
+            for weight_decay, kernels in self.decayed:
+                if weight_decay:
+                    torch._foreach_mul_(kernels, 1 - lr * weight_decay)
+        optimizer.step()
+
+    @torch.no_grad()
     def _descend(self, lr: float) -> None:
-        """The step of torch's optimizers, with the numbers of this step as tensors."""
+        """One parameter after the other, so that what is computed in between takes little memory."""
         chosen = self.recipe.optimizer
-        rate, root = lr, 1.0
-        if isinstance(chosen, AdamW):
-            rate, root = lr / (1 - chosen.beta1**self.step), (1 - chosen.beta2**self.step) ** 0.5
-        numbers = torch.tensor([1 - lr * self.recipe.weight_decay, rate, root])
-        # Sent as one tensor of three: of a tensor without axes XLA makes a constant where it holds 0 or 1.
-        kept, rate_now, root_now = numbers.to(next(iter(self.parameters.values())).device).unbind(0)
-        for kernel in self.kernels:
-            kernel.mul_(kept)
-        for parameter in self.parameters.values():
-            if parameter.grad is None:
-                continue
-            gradient, state = parameter.grad, self.torch.state[parameter]
-            if isinstance(chosen, AdamW):
-                mean = state["exp_avg"].lerp_(gradient, 1 - chosen.beta1)
-                square = state["exp_avg_sq"].mul_(chosen.beta2).addcmul_(gradient, gradient, value=1 - chosen.beta2)
-                change = mean / (square.sqrt() / root_now + _EPSILON)
-            elif chosen.momentum:
-                change = state["momentum_buffer"].mul_(chosen.momentum).add_(gradient)
-            else:
-                change = gradient
-            parameter.sub_(rate_now * change)
+        left = [1 - lr * weight_decay for weight_decay, _ in self.decayed]
+        numbers = self._sent([*left, *numbers_of(chosen, lr, self.step)])
+        for (_, kernels), left_now in zip(self.decayed, numbers, strict=False):
+            for kernel in kernels:
+                kernel.mul_(left_now)
+        rate, *rest = numbers[len(left) :]
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                parameter.sub_(rate * change_of(chosen, parameter.grad, self.slots[name], rest))
+
+    def _sent(self, numbers: list[float]) -> Sequence[Number]:
+        """The numbers of this step as an update takes them."""
+        if not self.compiled:
+            return numbers
+        # As one tensor: of a tensor without axes XLA makes a constant where it holds 0 or 1.
+        device = next(iter(self.parameters.values())).device
+        return list(torch.tensor(numbers).to(device).unbind(0))

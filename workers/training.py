@@ -7,6 +7,7 @@ the run begins at step 0 and ends at step `run.steps`.
 import hashlib
 import math
 import time
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -14,11 +15,12 @@ from torch import Tensor
 from studies.definitions import Train, canonical, key_of
 from studies.metrics import TRAIN_LOSS
 from studies.registry import BUILT_IN_ONLY, Registry
+from workers.averaging import Average
 from workers.checkpoints import Facts, forget, load, save, step_folder
 from workers.data.batches import Batches
 from workers.devices import Device
 from workers.models.build import build
-from workers.optimization import Optimizer, loss_of, lr_at
+from workers.optimization import Optimizer, loss_of
 from workers.supervision import (
     CheckpointError,
     Finished,
@@ -80,7 +82,7 @@ def _trained(training: "Training", place: Place, supervisor: Supervisor) -> Fini
     if not training.is_finite():
         raise NotFinite(f"the weights after the last step, {run.steps:,}, are not finite")
     final = place.folder / "final"
-    save(final, training.weights(), training.facts())
+    save(final, training.evaluated_weights(), training.facts())
     value = Value(TRAIN_LOSS, run.data.name, run.data.split, run.image_size, float(loss))
     return Finished((value,), final, training.mixed_numerics, training.batches.certificate)
 
@@ -101,10 +103,12 @@ class Training:
             classes=run.data.classes,
             dropout=recipe.dropout,
             stochastic_depth=recipe.stochastic_depth,
+            head_bias=recipe.head_bias,
             seed=run.seed,
         )
         self.network = network.to(device.torch).train()
         self.optimizer = Optimizer(self.network, recipe, compiled=device.compiles)
+        self.average = None if recipe.polyak is None else Average(self.network, recipe.polyak)
         self.batches = Batches(run, device, registry)
         # Zeros of the optimizer that were only recorded would make the first step another program than the others.
         device.end_step()
@@ -119,18 +123,25 @@ class Training:
             logits_BK = self.network(image_BCHW)
         loss = loss_of(logits_BK, target, recipe)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.update(lr_at(self.step, recipe=recipe, steps=run.steps))
+        self.optimizer.update(recipe.lr_at(self.step, run.steps))
+        if self.average is not None:
+            self.average.update()
         self.device.end_step()
         self.step += 1
         return loss.detach()
 
     def weights(self) -> dict[str, Tensor]:
         """The network's parameters by name: no copies."""
-        return {f"model.{name}": parameter.detach() for name, parameter in self.network.named_parameters()}
+        return _named("model", {name: parameter.detach() for name, parameter in self.network.named_parameters()})
+
+    def evaluated_weights(self) -> dict[str, Tensor]:
+        """What the training is for, by the same names: their average where the recipe asks for one. No copies."""
+        return self.weights() if self.average is None else _named("model", self.average.weights)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and optimizer: no copies. The order of the data, the rate and the dropout follow from the step."""
-        return self.weights() | {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state().items()}
+        """Weights, optimizer and average: no copies. The order of the data, rate and dropout follow from the step."""
+        averages = {} if self.average is None else _named("average", self.average.weights)
+        return self.weights() | _named("optimizer", self.optimizer.state()) | averages
 
     def is_finite(self) -> bool:
         """No number of the state is NaN or infinite."""
@@ -172,6 +183,10 @@ class Training:
         self.mixed_numerics = facts.mixed_numerics or other
 
 
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
 def _is_logged(step: int, steps: int) -> bool:
     return step == steps or step % math.ceil(steps / LOGGED_STEPS) == 0
 
@@ -179,7 +194,7 @@ def _is_logged(step: int, steps: int) -> bool:
 def _measure(run: Train, supervisor: Supervisor, step: int, loss: Tensor) -> None:
     """Raise NotFinite for a loss that is no finite number, once it is measured."""
     loss_nats = float(loss)
-    supervisor.measure(step, {TRAIN_LOSS: loss_nats, "lr": lr_at(step - 1, recipe=run.recipe, steps=run.steps)})
+    supervisor.measure(step, {TRAIN_LOSS: loss_nats, "lr": run.recipe.lr_at(step - 1, run.steps)})
     if not math.isfinite(loss_nats):
         raise NotFinite(f"the training loss at step {step:,} of {run.steps:,} is {loss_nats}")
 

@@ -26,6 +26,7 @@ def build(
     classes: int,
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
+    head_bias: float = 0.0,
     seed: int,
 ) -> Network: ...
 @overload
@@ -47,12 +48,14 @@ def build(
     classes: int,
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
+    head_bias: float = 0.0,
     seed: int,
 ) -> Network | MaskedPatchNetwork:
     """The network with its first values, on the CPU, in float32 and ready for training.
 
     Values are a function of the definition and the seed alone, the same on every machine.
-    Arguments and errors are those of `blueprint`.
+    head_bias: first value of all biases of the last linear layer; masked-patch models have none.
+    Other arguments and errors are those of `blueprint`.
     """
     shape = blueprint(
         model,
@@ -67,6 +70,9 @@ def build(
         for parameter in network.parameters():
             parameter.fill_(math.nan)
         network.initialize(Draws(seed))
+        if head_bias:
+            assert not isinstance(model, MaskedPatch)
+            network.get_parameter("vit.head.bias" if isinstance(model, Hybrid) else "head.bias").fill_(head_bias)
     assert all(bool(parameter.isfinite().all()) for parameter in network.parameters()), "a parameter has no first value"
     return network
 
