@@ -74,6 +74,7 @@ class Run:
     cpus: int
     gpus: int
     priority: int
+    micro_batch: int | None
     state: str
     owner: str | None
     lease_until: float | None

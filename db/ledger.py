@@ -94,6 +94,8 @@ class Claim:
     """The trained model that the run stands on."""
     model: str
     steps: int
+    micro_batch: int | None
+    """Images of a step on the device at a time; None is all."""
 
 
 class LiveAttempt(NamedTuple):
@@ -163,6 +165,7 @@ def claim(
         upstream_checkpoint=upstream,
         model=run.model,
         steps=run.steps,
+        micro_batch=run.micro_batch,
     )
 
 
@@ -207,6 +210,7 @@ def _claim_statement(of_a_study: bool) -> ReturningUpdate[Any]:
             run.c.upstream_id,
             run.c.model,
             run.c.steps,
+            run.c.micro_batch,
         )
     )
 

@@ -37,6 +37,7 @@ def submit(
     cpus: int,
     gpus: int,
     priority: int,
+    micro_batch: int | None = None,
 ) -> Submitted:
     """Store a study and the runs that it wants, in the order given; of a known study, the new list replaces the old.
 
@@ -44,6 +45,7 @@ def submit(
     priority, and those that were cancelled come back. Runs that the study no longer wants stay where they are.
 
     text: the YAML. cpus, gpus: of each run. priority: the lowest number goes first.
+    micro_batch: images of a step on the device at a time; None is all. A run with a checkpoint keeps its own.
     Raises ValueError when a run stands on one that is neither planned before it nor in the store.
     """
     if connection.dialect.name == "postgresql":
@@ -62,7 +64,14 @@ def submit(
         connection,
         table_of(RunRow),
         [
-            {**_columns(run), "cpus": cpus, "gpus": gpus, "priority": priority, "created_at": created_at}
+            {
+                **_columns(run),
+                "cpus": cpus,
+                "gpus": gpus,
+                "priority": priority,
+                "micro_batch": micro_batch,
+                "created_at": created_at,
+            }
             for run in new.values()
         ],
     )
@@ -74,7 +83,7 @@ def submit(
     ids = {key: row.id for key, row in runs.items()}
     _link_upstreams(connection, list(new.values()), {**ids, **_ids(connection, list(upstream_keys))})
     known_ids = [row.id for key, row in runs.items() if key not in new and row.state != State.DONE]
-    _want_again(connection, known_ids, cpus=cpus, gpus=gpus, priority=priority)
+    _want_again(connection, known_ids, cpus=cpus, gpus=gpus, priority=priority, micro_batch=micro_batch)
     idle = (State.WAITING, State.BLOCKED, State.CANCELLED)
     dependents.settle(connection, [row.id for row in runs.values() if row.state in idle])
 
@@ -148,8 +157,11 @@ def _link_upstreams(connection: Connection, new: Sequence[PlannedRun], ids: dict
         )
 
 
-def _want_again(connection: Connection, run_ids: Sequence[int], *, cpus: int, gpus: int, priority: int) -> None:
+def _want_again(
+    connection: Connection, run_ids: Sequence[int], *, cpus: int, gpus: int, priority: int, micro_batch: int | None
+) -> None:
     running = RunRow.state == State.RUNNING
+    begun = running | RunRow.checkpoint.is_not(None)
     for chunk in dependents.chunks(run_ids):
         connection.execute(
             update(RunRow)
@@ -157,6 +169,7 @@ def _want_again(connection: Connection, run_ids: Sequence[int], *, cpus: int, gp
             .values(
                 cpus=case((running, RunRow.cpus), else_=cpus),
                 gpus=case((running, RunRow.gpus), else_=gpus),
+                micro_batch=case((begun, RunRow.micro_batch), else_=micro_batch),
                 priority=case((RunRow.priority < priority, RunRow.priority), else_=priority),
                 wanted=case((RunRow.wanted == Wanted.STOP, None), else_=RunRow.wanted),
             )

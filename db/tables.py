@@ -120,6 +120,8 @@ class RunRow(Base):
     gpus: Mapped[int]
     priority: Mapped[int]
     """The lowest number is claimed first."""
+    micro_batch: Mapped[int | None] = mapped_column(BigInteger)
+    """Images of a step on the device at a time; NULL is all. From the first checkpoint on it stays as it is."""
     state: Mapped[str]
     owner: Mapped[str | None]
     lease_until: Mapped[float | None]

@@ -108,7 +108,7 @@ def print_bill(study: Study, priced: Bill) -> None:
                 f"{planned.images:,}",
                 cost,
                 Text(
-                    wording.memory(priced.memories[planned.key].at(planned.training.recipe.batch)),
+                    wording.memory(priced.memories[planned.key].at(priced.images_at_once(planned.training))),
                     "red" if priced.fits(planned) is False else "",
                 ),
                 f"{done} of {len(own)} done" if known else str(len(own)),
@@ -151,7 +151,11 @@ def misfits(priced: Bill) -> list[str]:
             f"will not fit: {model} needs {wording.memory(memory.at(batch))} at batch {batch:,}, "
             f"the {priced.device} has {wording.memory(priced.unit_bytes)} for each run "
             f"({wording.counted(runs, 'training')}); "
-            + (f"the largest batch that fits is {largest:,}" if largest else "not even one image fits")
+            + (
+                f"the largest batch that fits is {largest:,}: name it as `micro_batch` under `resources`"
+                if largest
+                else "not even one image fits"
+            )
         )
     if len(found) > MOST_MISFITS:
         lines.append(f"will not fit: {len(found) - MOST_MISFITS:,} more models")

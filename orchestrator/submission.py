@@ -51,6 +51,7 @@ def store_study(store: Store, study: Study) -> stored.Submitted:
             cpus=study.file.resources.cpus,
             gpus=study.file.resources.gpus,
             priority=study.file.resources.priority,
+            micro_batch=study.file.resources.micro_batch,
         )
 
     return retrying(store, submit, seconds=SUBMIT_SECONDS)

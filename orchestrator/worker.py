@@ -161,6 +161,7 @@ class Worker:
             upstream=root / claim.upstream_checkpoint if claim.upstream_checkpoint else None,
             checkpoint_seconds=self.settings.checkpoint_seconds,
             any_numerics=self.settings.any_numerics,
+            micro_batch=claim.micro_batch,
         )
 
     def _commit(self, store: Store, attempt: Attempt, finished: Finished) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from studies.definitions import FewShot, Train
 from studies.devices import DeviceFacts
 from studies.grid import Study
-from studies.memory import Memory
+from studies.memory import Memory, micro_batch_of
 from studies.planned import PlannedRun
 
 
@@ -28,15 +28,21 @@ class Bill:
     """Of all units together."""
     basis: str
     memories: Mapping[str, Memory]
-    """What a step of each training needs, by the training's key. A step holds its whole batch on one unit."""
+    """What a step of each training needs, by the training's key. A step holds its micro-batch on one unit."""
     unit_bytes: int | None
     """Memory of one unit; None where it is not known."""
+    micro_batch: int | None
+    """The study's bound on the images that a step has on a unit at a time."""
+
+    def images_at_once(self, training: Train) -> int:
+        """Images of a step that are on a unit at a time."""
+        return micro_batch_of(training.recipe.batch, self.micro_batch)
 
     def fits(self, planned: PlannedRun) -> bool | None:
         """Whether a training's steps fit into one unit; None where that is not known, and of an evaluation."""
         if self.unit_bytes is None or not isinstance(planned.run, Train):
             return None
-        return self.memories[planned.key].at(planned.run.recipe.batch) <= self.unit_bytes
+        return self.memories[planned.key].at(self.images_at_once(planned.run)) <= self.unit_bytes
 
     @property
     def misfits(self) -> Mapping[tuple[str, int], tuple[Memory, int]]:
@@ -44,7 +50,7 @@ class Bill:
         found: dict[tuple[str, int], tuple[Memory, int]] = {}
         for planned, state in self.runs:
             if state != "done" and self.fits(planned) is False:
-                name = planned.model, planned.training.recipe.batch
+                name = planned.model, self.images_at_once(planned.training)
                 memory, count = found.get(name, (self.memories[planned.key], 0))
                 found[name] = memory, count + 1
         return found
@@ -93,6 +99,7 @@ def bill(
         basis="measured in this store" if measured else f"assumed: {device.basis}",
         memories={planned.key: planned.step_memory(device) for planned in study.runs if isinstance(planned.run, Train)},
         unit_bytes=unit_bytes,
+        micro_batch=study.file.resources.micro_batch,
     )
 
 
@@ -140,7 +147,7 @@ def _run_as_json(planned: PlannedRun, state: str | None, priced: Bill) -> dict[s
         "images": planned.images,
         "steps": planned.steps,
         "state": state or "new",
-        "memory_bytes": priced.memories[planned.key].at(run.recipe.batch) if isinstance(run, Train) else None,
+        "memory_bytes": priced.memories[planned.key].at(priced.images_at_once(run)) if isinstance(run, Train) else None,
         "fits": priced.fits(planned),
     }
     if planned.searched:

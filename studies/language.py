@@ -133,6 +133,9 @@ class Resources(Frozen):
     gpus: NonNegativeInt = 0
     priority: int = 0
     """Lower goes first."""
+    micro_batch: PositiveInt | None = None
+    """Images of a step on the device at a time; the gradients of a larger batch add up. All at once without it. It
+    changes bits in the last places, so it is part of the numerics class; a run that has begun keeps its own."""
 
 
 class StudyFile(Frozen):

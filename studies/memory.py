@@ -28,6 +28,16 @@ LEAST_FACTORED = 32
 """Adafactor factors a tensor whose second largest side is at least this, where nothing else is said."""
 
 
+def micro_batch_of(batch: int, most: int | None) -> int:
+    """Images of a step that are on the device at a time: the largest part of the batch that is no larger than `most`.
+
+    All parts are equal, so it divides the batch; without a bound it is the batch.
+    """
+    if most is None or most >= batch:
+        return batch
+    return max(part for part in range(1, most + 1) if batch % part == 0)
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes of one training step."""

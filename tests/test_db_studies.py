@@ -8,7 +8,7 @@ import time
 import pytest
 
 from db import answers, ledger, studies
-from db.store import Store
+from db.store import Connection, Store
 from tests import builders
 from tests.builders import evaluation, training
 
@@ -95,6 +95,25 @@ def test_submitting_again_makes_a_waiting_run_more_urgent_but_never_less(store: 
         builders.submit(c, [training()], priority=1)
         builders.submit(c, [training()], priority=7)
         assert [run.priority for run in answers.runs_of(c, study)] == [1]
+
+
+def test_a_run_keeps_its_micro_batch_once_it_has_a_checkpoint(store: Store) -> None:
+    options = {"title": "", "source": "", "shows": "", "text": "", "file": "", "cpus": 1, "gpus": 0, "priority": 0}
+
+    def wanted(c: Connection, micro_batch: int) -> int:
+        found = studies.submit(c, name="tiny", planned=[training()], micro_batch=micro_batch, **options)  # type: ignore[arg-type]
+        return found.study_id
+
+    with store.begin() as c:
+        study = wanted(c, 8)
+        wanted(c, 16)
+        assert [run.micro_batch for run in answers.runs_of(c, study)] == [16]
+        claimed = builders.claim(c)
+        assert claimed.micro_batch == 16
+        ledger.record_checkpoint(c, run_id=claimed.run_id, fence=claimed.fence, checkpoint="x", step=1)
+        ledger.release(c, run_id=claimed.run_id, fence=claimed.fence, step=1)
+        wanted(c, 4)
+        assert [run.micro_batch for run in answers.runs_of(c, study)] == [16]
 
 
 def test_a_study_of_known_results_has_its_points_at_once(store: Store) -> None:

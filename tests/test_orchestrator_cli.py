@@ -203,11 +203,13 @@ def test_plan_says_which_models_will_not_fit_and_the_batch_at_which_they_would(t
     (one,) = [line for line in lines if "ViT-H/14" in line]
     said = re.fullmatch(
         r"will not fit: ViT-H/14 needs 1\.\d\d TiB at batch 4,096, the h100 has 80\.0 GiB for each run "
-        r"\(1 training\); the largest batch that fits is (\d+)",
+        r"\(1 training\); the largest batch that fits is (\d+): name it as `micro_batch` under `resources`",
         one,
     )
     assert said
     assert 50 < int(said[1]) < 400
+    in_parts = write_study(tmp_path, f"{FIGURE_5.read_text()}\nresources: {{micro_batch: 32}}\n")
+    assert "will not fit" not in vitscale("plan", in_parts, "--device", "h100", cwd=tmp_path).err
     assert "2 trainings" in next(line for line in lines if "R152x2" in line)
 
 

@@ -243,6 +243,37 @@ def test_a_sigmoid_loss_begins_where_the_bias_of_the_head_puts_it(family: str) -
     assert float(biased.update()) == pytest.approx(10 + 10 * math.log1p(math.exp(-10)))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_a_batch_in_parts_gives_the_losses_of_a_whole_one_within_rounding(family: str, loss: str) -> None:
+    # 1 x 64 and 2 x 32: sums are rounded in another order, so 5 steps agree to 1e-4 of each loss and not to the bit.
+    run = training_of(5, model=FAMILIES[family], batch=64, rows=200, loss=loss, augmentation={"mixup": 0.2})
+    CPU.use()
+    whole, parts = Training(run, CPU), Training(run, CPU, micro_batch=32)
+    expected = [float(whole.update()) for _ in range(run.steps)]
+    assert [float(parts.update()) for _ in range(run.steps)] == pytest.approx(expected, rel=1e-4)
+    assert expected[0] != expected[-1]
+
+
+@pytest.mark.parametrize(("most", "part"), [(None, 20), (64, 20), (20, 20), (19, 10), (9, 5), (3, 2), (1, 1)])
+def test_parts_of_a_batch_are_equal_and_no_larger_than_asked_for(most: int | None, part: int) -> None:
+    assert Training(training_of(3), CPU, micro_batch=most).micro_batch == part
+
+
+def test_a_training_in_parts_resumes_to_the_same_bits_in_the_same_parts_alone(tmp_path: Path) -> None:
+    run = training_of(6, dropout=0.2)
+    unbroken = perform(run, place_in(tmp_path / "unbroken", micro_batch=10), Recorder())
+    first = Recorder(Wish.YIELD, at=3)
+    with pytest.raises(Yielded):
+        perform(run, place_in(tmp_path / "first", micro_batch=10), first)
+    resumed = perform(run, place_in(tmp_path / "second", resume=first.current, micro_batch=10), Recorder())
+    assert unbroken.checkpoint is not None
+    assert resumed.checkpoint is not None
+    assert final_bits(resumed.checkpoint) == final_bits(unbroken.checkpoint)
+    with pytest.raises(OtherNumerics, match="micro-batch=10', this place is"):
+        perform(run, place_in(tmp_path / "third", resume=first.current), Recorder())
+
+
 def test_losses_and_rates_are_measured_at_about_fifty_steps_and_the_last(tmp_path: Path) -> None:
     run = training_of(203)
     recorder = Recorder()

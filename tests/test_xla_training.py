@@ -194,6 +194,17 @@ def test_each_optimizer_trains_to_the_weights_of_the_cpu_in_one_program(recipe: 
         torch.testing.assert_close(found, tensor, atol=1e-4, rtol=1e-3)
 
 
+def test_a_batch_in_parts_trains_to_the_losses_of_the_cpu_by_programs_that_are_compiled_once(xla: Device) -> None:
+    run = training_of()
+    expected = losses_of(Training(run, CPU).update)
+    training = Training(run, xla, micro_batch=RECIPE.batch // 4)
+    found = [float(training.update()) for _ in range(2)]
+    with counted() as programs:
+        found += [float(training.update()) for _ in range(STEPS - 2)]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert programs.compiled == 0
+
+
 def test_what_is_random_differs_from_step_to_step_repeats_and_is_one_program(xla: Device) -> None:
     deep = VIT.model_copy(update={"depth": 2})
     run = training_of(

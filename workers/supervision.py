@@ -56,6 +56,8 @@ class Place:
     """Time between checkpoints."""
     any_numerics: bool = False
     """Go on from a checkpoint of another numerics class."""
+    micro_batch: int | None = None
+    """Images of a training step on the device at a time; None is all."""
     registry: Registry = BUILT_IN_ONLY
     """The data sets that are known here."""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from studies.definitions import Train, canonical, key_of
+from studies.memory import micro_batch_of
 from studies.metrics import TRAIN_LOSS
 from studies.registry import BUILT_IN_ONLY, Registry
 from workers.averaging import Average
@@ -50,7 +51,7 @@ def train(run: Train, place: Place, supervisor: Supervisor) -> Finished:
     gone on from, and DataError when the images are not those that the run names.
     """
     place.device.use()
-    training = Training(run, place.device, place.registry)
+    training = Training(run, place.device, place.registry, place.micro_batch)
     try:
         return _trained(training, place, supervisor)
     finally:
@@ -90,8 +91,12 @@ def _trained(training: "Training", place: Place, supervisor: Supervisor) -> Fini
 class Training:
     """All that changes while a network is trained, and nothing that could be worked out again."""
 
-    def __init__(self, run: Train, device: Device, registry: Registry = BUILT_IN_ONLY) -> None:
+    def __init__(
+        self, run: Train, device: Device, registry: Registry = BUILT_IN_ONLY, micro_batch: int | None = None
+    ) -> None:
+        """micro_batch: images of a step on the device at a time, as many as divide the batch; None is all."""
         recipe = run.recipe
+        self.micro_batch = micro_batch_of(recipe.batch, micro_batch)
         self.run = run
         self.device = device
         self.step = 0
@@ -116,19 +121,25 @@ class Training:
     def update(self) -> Tensor:
         """Do one step; the loss before it stays on the device."""
         run, recipe = self.run, self.run.recipe
-        if recipe.dropout or recipe.stochastic_depth:
-            self.device.seed(_dropout_seed(run.seed, self.step))
         image_BCHW, target = self.batches.at(self.step)
-        with self.device.autocast(recipe.precision):
-            logits_BK = self.network(image_BCHW)
-        loss = loss_of(logits_BK, target, recipe)
-        loss.backward()  # type: ignore[no-untyped-call]
+        parts = recipe.batch // self.micro_batch
+        losses = []
+        for part, (image, wanted) in enumerate(zip(image_BCHW.chunk(parts), target.chunk(parts), strict=True)):
+            if recipe.dropout or recipe.stochastic_depth:
+                self.device.seed(_dropout_seed(run.seed, self.step, part))
+            with self.device.autocast(recipe.precision):
+                logits_BK = self.network(image)
+            loss = loss_of(logits_BK, wanted, recipe) / parts  # gradients add up, and parts are equal
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            if parts > 1:
+                self.device.end_step()
         self.optimizer.update(recipe.lr_at(self.step, run.steps))
         if self.average is not None:
             self.average.update()
         self.device.end_step()
         self.step += 1
-        return loss.detach()
+        return losses[0] if parts == 1 else torch.stack(losses).sum()
 
     def weights(self) -> dict[str, Tensor]:
         """The network's parameters by name: no copies."""
@@ -153,9 +164,15 @@ class Training:
             run=key_of(self.run),
             training=canonical(self.run),
             step=self.step,
-            numerics=self.device.numerics,
+            numerics=self.numerics,
             mixed_numerics=self.mixed_numerics,
         )
+
+    @property
+    def numerics(self) -> str:
+        """The device's class, and the parts in which a batch is added up."""
+        whole = self.micro_batch == self.run.recipe.batch
+        return self.device.numerics if whole else f"{self.device.numerics} micro-batch={self.micro_batch}"
 
     def resume(self, place: Place) -> None:
         """Become what the checkpoint holds. Raises CheckpointError and OtherNumerics."""
@@ -169,11 +186,11 @@ class Training:
         expected = {name: tensor.shape for name, tensor in state.items()}
         if {name: tensor.shape for name, tensor in tensors.items()} != expected:
             raise CheckpointError(f"{place.resume} holds tensors of other names or shapes than the run has")
-        other = facts.numerics != self.device.numerics
+        other = facts.numerics != self.numerics
         if other and not place.any_numerics:
             raise OtherNumerics(
                 f"the checkpoint of step {facts.step:,} is of another numerics class, and to go on would change bits;"
-                f" ask for it with --any-numerics. It is of '{facts.numerics}', this place is '{self.device.numerics}'"
+                f" ask for it with --any-numerics. It is of '{facts.numerics}', this place is '{self.numerics}'"
             )
         for name, tensor in state.items():
             tensor.copy_(tensors[name])
@@ -207,6 +224,7 @@ def _checkpoint(training: Training, place: Place, supervisor: Supervisor) -> Non
     forget(place.folder, keep=folder)
 
 
-def _dropout_seed(seed: int, step: int) -> int:
+def _dropout_seed(seed: int, step: int, part: int) -> int:
     """63 bits: torch's generators differ in how they take larger or negative seeds."""
-    return int.from_bytes(hashlib.sha256(f"dropout/{seed}/{step}".encode()).digest()[:8], "little") >> 1
+    named = f"dropout/{seed}/{step}" + (f"/{part}" if part else "")
+    return int.from_bytes(hashlib.sha256(named.encode()).digest()[:8], "little") >> 1
