@@ -313,7 +313,7 @@ def test_files_are_listed_by_pattern_in_the_order_of_their_numbers(tmp_path: Pat
         assert len(storage.listed(location, "**/train-?.parquet")) == 3
         assert storage.listed(location, "train-10.parquet") == ["train-10.parquet"]
         assert storage.listed(location, "train.10.parquet") == []
-    with pytest.raises(DataError, match=r"absent cannot be listed .*: correct the location"):
+    with pytest.raises(DataError, match=r"there is no folder .*absent: correct the location"):
         storage.listed(str(tmp_path / "absent"), "*")
 
 

@@ -104,6 +104,8 @@ def listed(location: str, pattern: str) -> list[str]:
     selector = fs.FileSelector(path, recursive="/" in pattern)
     try:
         found = persistent(lambda: filesystem.get_file_info(selector))
+    except FileNotFoundError as error:
+        raise DataError(f"there is no folder {shown(location)}: correct the location") from error
     except OSError as error:
         raise DataError(f"{shown(location)} cannot be listed ({error}): correct the location") from error
     start = len(filesystem.normalize_path(path).rstrip("/")) + 1
