@@ -1,4 +1,4 @@
-"""Evaluations of trained networks: against plain computations, scikit-learn, and wrong checkpoints."""
+"""Evaluations of trained networks: against plain computations and wrong checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from studies.datasets import DIGITS
-from studies.definitions import Evaluate, FewShot, Train, ViT, key_of
-from studies.metrics import ACCURACY, LOSS, fewshot_accuracy, fewshot_accuracy_of_seed
+from studies.definitions import Evaluate, Train, ViT, key_of
+from studies.metrics import ACCURACY, LOSS
 from studies.recipes import recipe
 from studies.registry import BUILT_IN_ONLY
 from workers.checkpoints import load, save
@@ -20,10 +18,9 @@ from workers.data.loader import Batch
 from workers.data.sources import open_source
 from workers.devices import Device
 from workers.evaluation import BATCH, batched, load_trained
-from workers.fewshot import classify, ridge, ridge_dual, ridge_primal, support_rows
 from workers.models.transfer import resized_positions
 from workers.perform import perform
-from workers.supervision import CheckpointError, DataError, Finished, Place, Stopped, Wish, Yielded
+from workers.supervision import CheckpointError, Finished, Place, Stopped, Wish, Yielded
 
 CPU = Device.named("cpu")
 SMALL = Train(
@@ -59,19 +56,6 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluation(split: str = "test", rows: int | None = None) -> Evaluate:
     return Evaluate(upstream=key_of(SMALL), data=DIGITS.take(split, rows), image_size=8)
-
-
-def fewshot(shots: tuple[int, ...] = (1, 5), support_rows: int | None = None) -> FewShot:
-    support, data = DIGITS.take("train", support_rows), DIGITS.take("test")
-    return FewShot(
-        upstream=key_of(SMALL),
-        support=support,
-        data=data,
-        image_size=8,
-        shots=shots,
-        support_seeds=(0, 1, 2),
-        l2=1024.0,
-    )
 
 
 def values(finished: Finished) -> dict[str, float | None]:
@@ -114,16 +98,14 @@ def test_the_last_batch_is_padded_to_the_shape_of_all(upstream: Path, tmp_path: 
 
 def test_an_evaluation_gives_the_same_numbers_each_time(upstream: Path, tmp_path: Path) -> None:
     place = Place(CPU, tmp_path, upstream=upstream)
-    for run in (evaluation(), fewshot()):
-        assert perform(run, place, Silent()) == perform(run, place, Silent())
+    assert perform(evaluation(), place, Silent()) == perform(evaluation(), place, Silent())
 
 
 def test_an_evaluation_of_mixed_numerics_says_so(upstream: Path, tmp_path: Path) -> None:
     tensors, facts = load(upstream)
     save(tmp_path / "mixed", tensors, facts.model_copy(update={"mixed_numerics": True}))
-    for run in (evaluation(), fewshot()):
-        assert not perform(run, Place(CPU, tmp_path, upstream=upstream), Silent()).mixed_numerics
-        assert perform(run, Place(CPU, tmp_path, upstream=tmp_path / "mixed"), Silent()).mixed_numerics
+    assert not perform(evaluation(), Place(CPU, tmp_path, upstream=upstream), Silent()).mixed_numerics
+    assert perform(evaluation(), Place(CPU, tmp_path, upstream=tmp_path / "mixed"), Silent()).mixed_numerics
 
 
 def test_a_network_that_answers_nan_has_a_loss_that_is_no_number(upstream: Path, tmp_path: Path) -> None:
@@ -181,87 +163,10 @@ def test_images_that_the_network_is_not_made_for_are_refused(upstream: Path, tmp
 
 def test_an_evaluation_gives_up_when_it_is_asked_to(upstream: Path, tmp_path: Path) -> None:
     place = Place(CPU, tmp_path, upstream=upstream)
-    for run in (evaluation(), fewshot()):
-        with pytest.raises(Stopped):
-            perform(run, place, Silent(Wish.STOP))
-        with pytest.raises(Yielded):
-            perform(run, place, Silent(Wish.YIELD))
-
-
-# -------------------------------------------------------------------------------------------------------- few-shot
-
-
-@pytest.mark.parametrize(("rows", "features"), [(60, 20), (20, 60), (30, 30)])
-def test_ridge_regression_agrees_with_scikit_learn(rows: int, features: int) -> None:
-    from sklearn.linear_model import Ridge
-
-    random = np.random.default_rng(0)
-    x, y = random.standard_normal((rows, features)), random.standard_normal((rows, 3))
-    for l2 in (0.1, 1024.0):
-        expected = Ridge(alpha=l2, fit_intercept=False, solver="svd").fit(x, y).coef_.T
-        found = ridge(torch.from_numpy(x), torch.from_numpy(y), l2).numpy()
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
-
-
-@given(rows=st.integers(1, 12), features=st.integers(1, 12), seed=st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
-def test_the_primal_and_the_dual_weights_are_the_same(rows: int, features: int, seed: int) -> None:
-    random = torch.Generator().manual_seed(seed)
-    x = torch.randn(rows, features, dtype=torch.float64, generator=random)
-    y = torch.randn(rows, 2, dtype=torch.float64, generator=random)
-    torch.testing.assert_close(ridge_primal(x, y, 0.5), ridge_dual(x, y, 0.5), rtol=1e-8, atol=1e-10)
-
-
-def test_the_classifier_is_the_published_evaluator_step_by_step() -> None:
-    random = np.random.default_rng(1)
-    support, query, label = random.standard_normal((12, 5)), random.standard_normal((7, 5)), np.repeat(np.arange(3), 4)
-    mean, deviation = support.mean(axis=0), support.std(axis=0) + 1e-5
-    x = np.pad((support - mean) / deviation, [(0, 0), (0, 1)], constant_values=100.0)
-    y = 2 * np.eye(3)[label] - 1
-    weight = np.linalg.inv(x.T @ x + 8.0 * np.eye(6)) @ x.T @ y
-    expected = np.pad((query - mean) / deviation, [(0, 0), (0, 1)], constant_values=100.0) @ weight
-    found = classify(*map(torch.from_numpy, (support, label, query)), classes=3, l2=8.0)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-10)
-
-
-@given(shots=st.integers(1, 9), seed=st.integers(0, 100))
-@settings(max_examples=30, deadline=None)
-def test_supports_are_nested_balanced_and_drawn_by_their_seed(shots: int, seed: int) -> None:
-    label = open_source(DIGITS.take("train", 300), BUILT_IN_ONLY).labels()
-    fewer = support_rows(label, shots=shots, classes=10, seed=seed)
-    more = support_rows(label, shots=shots + 1, classes=10, seed=seed)
-    assert np.bincount(label[fewer], minlength=10).tolist() == [shots] * 10
-    assert len(set(fewer)) == 10 * shots
-    assert np.array_equal(fewer.reshape(10, shots), more.reshape(10, shots + 1)[:, :shots])
-    assert not np.array_equal(more, support_rows(label, shots=shots + 1, classes=10, seed=seed + 1))
-
-
-def test_few_shot_results_are_one_for_each_seed_and_their_mean(upstream: Path, tmp_path: Path) -> None:
-    found = values(perform(fewshot(), Place(CPU, tmp_path, upstream=upstream), Silent()))
-    for shots in (1, 5):
-        of_seeds = [found.pop(fewshot_accuracy_of_seed(shots, seed)) for seed in (0, 1, 2)]
-        mean = found[fewshot_accuracy(shots)]
-        assert mean == pytest.approx(np.mean([value for value in of_seeds if value is not None]))
-        assert len(set(of_seeds)) > 1
-    one, five = found.pop(fewshot_accuracy(1)), found.pop(fewshot_accuracy(5))
-    assert one is not None
-    assert five is not None
-    assert 0.2 < one < five
-    assert not found
-
-
-def test_a_class_with_fewer_images_than_shots_is_an_error(upstream: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"class \d has \d+ of the 300 images of digits, train split, fewer than 25 shots"
-    ):
-        perform(fewshot((1, 25), support_rows=300), Place(CPU, tmp_path, upstream=upstream), Silent())
-
-
-def test_a_support_of_other_classes_is_refused(upstream: Path, tmp_path: Path) -> None:
-    run = fewshot()
-    other = run.model_copy(update={"support": run.support.model_copy(update={"classes": 4})})
-    with pytest.raises(ValueError, match="differ in classes or channels"):
-        perform(other, Place(CPU, tmp_path, upstream=upstream), Silent())
+    with pytest.raises(Stopped):
+        perform(evaluation(), place, Silent(Wish.STOP))
+    with pytest.raises(Yielded):
+        perform(evaluation(), place, Silent(Wish.YIELD))
 
 
 def test_a_small_transformer_reads_more_than_nine_of_ten_digits(tmp_path: Path) -> None:
