@@ -121,6 +121,9 @@ def test_a_jpeg_is_decoded_to_what_pillow_shows() -> None:
     encoded = CORPUS["jpeg"].encoded
     shown = np.asarray(Image.open(io.BytesIO(encoded))).astype(int)
     assert abs(decode(encoded, 3) - shown).max() <= 6  # the fast DCT; rough upsampling of colours would be 25 away
+    rough = abs(decode(encoded, 3, rough=True) - shown)
+    assert 6 < rough.max() <= 40
+    assert rough.mean() <= 3
     grey = np.asarray(Image.open(io.BytesIO(encoded)).convert("L")).astype(int)
     assert abs(decode(encoded, 1)[..., 0] - grey).mean() <= 2
 

@@ -43,6 +43,9 @@ class TrainView:
         self.image_size = image_size
         self.channels = channels
         self.seed = seed
+        # Scaling to a random size moves pixels further than rough colours do, and decoding is most of an image's time.
+        self.rough = isinstance(augmentation.crop, InceptionCrop | RandomCrop)
+        """Whether colours of JPEGs are decoded roughly."""
         self._crop_words = TRIES * WORDS_PER_TRY if isinstance(augmentation.crop, InceptionCrop) else 2
         layers = augmentation.randaugment.layers if augmentation.randaugment else 0
         self._words = 1 + self._crop_words + layers * randaugment.WORDS_PER_LAYER
@@ -57,7 +60,7 @@ class TrainView:
         words_W: this example's row of `words`. out_HWC must be contiguous.
         Raises BadImage when the bytes cannot be shown.
         """
-        image_HWC = _pixels(encoded, self.channels)
+        image_HWC = _pixels(encoded, self.channels, rough=self.rough)
         word = words_W.tolist()
         crop = self.augmentation.crop
         if isinstance(crop, InceptionCrop):
@@ -99,9 +102,9 @@ class EvalView:
         _see(self.view, _pixels(encoded, self.channels), out_HWC)
 
 
-def _pixels(encoded: bytes | Pixels, channels: int) -> Pixels:
+def _pixels(encoded: bytes | Pixels, channels: int, *, rough: bool = False) -> Pixels:
     if isinstance(encoded, bytes):
-        return decode(encoded, channels)
+        return decode(encoded, channels, rough=rough)
     assert encoded.ndim == 3, encoded.shape
     assert encoded.shape[2] == channels, encoded.shape
     return encoded
