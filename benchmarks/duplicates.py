@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.databases import print_table
+from benchmarks.photographs import photograph
 from workers.data.duplicates import hashed, near, nearest
 
 QUERIES = 1_000_000
@@ -102,7 +103,7 @@ def check(hash_Q: NDArray[np.uint64], hash_N: NDArray[np.uint64], sample_N: NDAr
 
 
 def hashing() -> None:
-    files = [photograph_like(seed) for seed in range(IMAGES)]
+    files = [photograph(375, 500, seed, fall=1.05) for seed in range(IMAGES)]
     ways: dict[str, Callable[[bytes], object]] = {
         "ours, with the digest": hashed,
         "imagehash.phash": lambda file: imagehash.phash(Image.open(io.BytesIO(file))),
@@ -120,27 +121,6 @@ def hashing() -> None:
     size = sum(map(len, files)) / len(files) / 1000
     print(f"one JPEG of 500 x 375 pixels, {size:.0f} KB in the mean, one core [ms]")
     print_table(("hash", "least", "median", "most", "ratio"), table)
-
-
-def photograph_like(seed: int) -> bytes:
-    """A random picture whose frequencies fall off as those of photographs do, as JPEG of quality 90."""
-    random = np.random.default_rng(seed)
-    height, width = 375, 500
-    frequency_HW = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
-    frequency_HW[0, 0] = 1
-    # What all channels share weighs four times as much as what each has for itself.
-    brightness, *colours = (pattern(random, frequency_HW) for _ in range(4))
-    image_HWC = np.stack([(4 * brightness + colour) / 17**0.5 for colour in colours], axis=-1)
-    buffer = io.BytesIO()
-    Image.fromarray((128 + 50 * image_HWC).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-def pattern(random: np.random.Generator, frequency_HW: NDArray[np.float64]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.fft.ifft2(np.fft.fft2(random.normal(size=frequency_HW.shape)) / frequency_HW).real
-    found -= found.mean()
-    found /= found.std()
-    return found
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:

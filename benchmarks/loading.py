@@ -10,7 +10,6 @@ and only the page cache knows better.
 """
 
 import argparse
-import io
 import multiprocessing
 import os
 import statistics
@@ -25,9 +24,9 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.databases import print_table
+from benchmarks.photographs import photograph
 from studies.architectures import named
 from studies.augmentations import AUGMENTATIONS
 from studies.datasets import DataSet, Files, StoredSplit
@@ -55,23 +54,9 @@ Message = dict[str, Any]
 # ------------------------------------------------------------------------------------------------------------ the files
 
 
-def natural(height: int, width: int, seed: int) -> bytes:
-    """A JPEG of quality 90 of noise whose amplitudes fall with frequency, as photographs' do."""
-    rng = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = np.inf
-    waves = [rng.normal(size=frequency.shape) + 1j * rng.normal(size=frequency.shape) for _ in range(3)]
-    field = np.stack([np.fft.irfft2(wave / frequency**1.35, s=(height, width)) for wave in waves], axis=-1)
-    field /= field.std(axis=(0, 1))
-    field = 0.9 * field[..., :1] + 0.4 * field
-    file = io.BytesIO()
-    Image.fromarray(np.clip(128 + 45 * field, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
-    return file.getvalue()
-
-
 def shards(folder: Path, height: int, width: int, images: int, names: int) -> Registry:
     """A registry with the set `images`: one shard under several names, its images sorted by class."""
-    pictures = [natural(height, width, seed) for seed in range(64)]
+    pictures = [photograph(height, width, seed) for seed in range(64)]
     with ShardWriter(folder / "0.parquet") as writer:
         for row in range(images):
             writer.add(pictures[row % len(pictures)], row * CLASSES // images)
@@ -219,7 +204,7 @@ def serve_memory(connection: Connection, registry: Registry, batches: int) -> No
     from workers.data.views import TrainView
 
     pa.array([0])  # imports pandas, if it is installed
-    decode(natural(64, 64, 0), 3)
+    decode(photograph(64, 64, 0), 3)
     baseline = resident_bytes()
     source = open_source(registry.get("images").take("train"), registry)
     opened = resident_bytes()

@@ -4,7 +4,6 @@
 """
 
 import fcntl
-import os
 import re
 import shutil
 import time
@@ -18,6 +17,7 @@ from typing import Any
 from studies.architectures import nearest
 from studies.registry import check_name, load_registry
 from studies.yaml_source import StudyError, read
+from workers import durable
 
 LOCK_SECONDS = 30.0
 """How long to wait for another command that writes the same file: it needs milliseconds."""
@@ -113,13 +113,15 @@ def _change(registry_path: Path, change: Change) -> None:
         change(due)
         new = file.with_name(f".{file.name}.new")
         try:
-            _write(new, _changed(text, change), like=file)
+            durable.write(new, _changed(text, change).encode())
+            if file.exists():
+                shutil.copymode(file, new)
             _check(new, registry_path, due)
             new.replace(file)
         except BaseException:
             new.unlink(missing_ok=True)
             raise
-        _sync(file.parent)
+        durable.sync_names(file.parent)
 
 
 def _changed(text: str, change: Change) -> str:
@@ -159,23 +161,6 @@ def _check(new: Path, registry_path: Path, due: dict[str, Any]) -> None:
         raise ValueError(
             f"{registry_path}: the entry shares fields with another by an anchor, and both would change: write it out"
         )
-
-
-def _write(new: Path, text: str, like: Path) -> None:
-    with new.open("w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    if like.exists():
-        shutil.copymode(like, new)
-
-
-def _sync(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 @contextmanager

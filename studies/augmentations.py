@@ -156,9 +156,8 @@ def bit_transfer(height: int, width: int, task: str | None = None) -> Transfer:
     height, width: of the data set's images, in pixels.
     task: a VTAB task that may be an exception; None for any other data set.
     """
-    small = height * width < _SMALL_PIXELS**2
-    image_size, resize = (128, 160) if small else (384, 448)
-    crop = Resize() if task in NO_CROP else RandomCrop(resize=resize)
+    image_size, name = (128, "bit-small") if height * width < _SMALL_PIXELS**2 else (384, "bit-large")
+    crop = Resize() if task in NO_CROP else AUGMENTATIONS[name].crop
     return Transfer(image_size, Augmentation(crop=crop, flip=task not in NO_FLIP), Resize())
 
 

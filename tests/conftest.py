@@ -124,3 +124,15 @@ def _create_database(server: str, template: str = "template0") -> str:
 
 def _with_database(server: str, name: str) -> str:
     return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of the training in `trained_digits.py`, made once a process; nobody may change it."""
+    from tests.trained_digits import CPU, SMALL, Silent
+    from workers.perform import perform
+    from workers.supervision import Place
+
+    finished = perform(SMALL, Place(CPU, tmp_path_factory.mktemp("training")), Silent())
+    assert finished.checkpoint is not None
+    return finished.checkpoint

@@ -1,6 +1,5 @@
 """Evaluations of trained networks: against plain computations and wrong checkpoints."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,58 +7,22 @@ import pytest
 import torch
 
 from studies.datasets import DIGITS
-from studies.definitions import Evaluate, Train, ViT, key_of
+from studies.definitions import Evaluate, key_of
 from studies.metrics import ACCURACY, LOSS
-from studies.recipes import recipe
 from studies.registry import BUILT_IN_ONLY
+from tests.trained_digits import CPU, SMALL, Silent, values
 from workers.checkpoints import load, save
 from workers.data.batches import normalized
 from workers.data.loader import Batch
 from workers.data.sources import open_source
-from workers.devices import Device
 from workers.evaluation import BATCH, batched, load_trained
 from workers.models.transfer import resized_positions
 from workers.perform import perform
-from workers.supervision import CheckpointError, Finished, Place, Stopped, Wish, Yielded
-
-CPU = Device.named("cpu")
-SMALL = Train(
-    model=ViT(patch=2, width=32, depth=2, mlp=64, heads=4),
-    data=DIGITS.take("train"),
-    image_size=8,
-    recipe=recipe("small", {"augmentation": "none"}),
-    examples=50 * 200,
-    seed=0,
-)
-
-
-class Silent:
-    """Hears nothing and wishes one thing."""
-
-    def __init__(self, wish: Wish = Wish.CONTINUE) -> None:
-        self.wish = wish
-
-    def reached(self, step: int) -> Wish:
-        return self.wish
-
-    def measure(self, step: int, metrics: Mapping[str, float]) -> None: ...
-
-    def checkpointed(self, folder: Path, step: int) -> None: ...
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    finished = perform(SMALL, Place(CPU, tmp_path_factory.mktemp("training")), Silent())
-    assert finished.checkpoint is not None
-    return finished.checkpoint
+from workers.supervision import CheckpointError, Place, Stopped, Wish, Yielded
 
 
 def evaluation(split: str = "test", rows: int | None = None) -> Evaluate:
     return Evaluate(upstream=key_of(SMALL), data=DIGITS.take(split, rows), image_size=8)
-
-
-def values(finished: Finished) -> dict[str, float | None]:
-    return {value.metric: value.value for value in finished.values}
 
 
 def test_accuracy_and_loss_are_those_of_a_plain_computation(upstream: Path, tmp_path: Path) -> None:

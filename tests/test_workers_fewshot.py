@@ -1,6 +1,5 @@
 """Few-shot evaluation: against scikit-learn and the published evaluator, in float64 and where float32 is enough."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,49 +11,15 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from studies.datasets import DIGITS
-from studies.definitions import FewShot, Train, ViT, key_of
+from studies.definitions import FewShot, key_of
 from studies.metrics import fewshot_accuracy, fewshot_accuracy_of_seed
-from studies.recipes import recipe
 from studies.registry import BUILT_IN_ONLY
+from tests.trained_digits import CPU, SMALL, Silent, values
 from workers.checkpoints import load, save
 from workers.data.sources import open_source
-from workers.devices import Device
 from workers.fewshot import classify, ridge, ridge_dual, ridge_fast, ridge_primal, support_rows
 from workers.perform import perform
-from workers.supervision import DataError, Finished, Place, Stopped, Wish, Yielded
-
-CPU = Device.named("cpu")
-SMALL = Train(
-    model=ViT(patch=2, width=32, depth=2, mlp=64, heads=4),
-    data=DIGITS.take("train"),
-    image_size=8,
-    recipe=recipe("small", {"augmentation": "none"}),
-    examples=50 * 200,
-    seed=0,
-)
-
-
-class Silent:
-    """Hears nothing and wishes one thing."""
-
-    def __init__(self, wish: Wish = Wish.CONTINUE) -> None:
-        self.wish = wish
-        self.heard = 0
-
-    def reached(self, step: int) -> Wish:
-        self.heard += 1
-        return self.wish
-
-    def measure(self, step: int, metrics: Mapping[str, float]) -> None: ...
-
-    def checkpointed(self, folder: Path, step: int) -> None: ...
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    finished = perform(SMALL, Place(CPU, tmp_path_factory.mktemp("training")), Silent())
-    assert finished.checkpoint is not None
-    return finished.checkpoint
+from workers.supervision import DataError, Place, Stopped, Wish, Yielded
 
 
 def fewshot(shots: tuple[int, ...] = (1, 5), support_rows: int | None = None) -> FewShot:
@@ -68,10 +33,6 @@ def fewshot(shots: tuple[int, ...] = (1, 5), support_rows: int | None = None) ->
         support_seeds=(0, 1, 2),
         l2=1024.0,
     )
-
-
-def values(finished: Finished) -> dict[str, float | None]:
-    return {value.metric: value.value for value in finished.values}
 
 
 def support(rows: int, features: int, classes: int, *, decay: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ There is no pickle here. safetensors loads a file with a flipped bit without a w
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from workers import durable
 from workers.supervision import CheckpointError
 
 FORMAT = 1
@@ -75,16 +75,16 @@ def save(folder: Path, tensors: Mapping[str, Tensor], facts: Facts) -> None:
     try:
         writing.mkdir(parents=True)
         state = to_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        _write(writing / _STATE, state)
+        durable.write(writing / _STATE, state)
         files = {_STATE: _File(size_bytes=len(state), sha256=hashlib.sha256(state).hexdigest())}
-        _write(writing / _MANIFEST, _sealed(_Manifest(format=FORMAT, facts=facts, files=files)))
-        _sync(writing)
+        durable.write(writing / _MANIFEST, _sealed(_Manifest(format=FORMAT, facts=facts, files=files)))
+        durable.sync_names(writing)
         writing.rename(folder)
     except BaseException:
         shutil.rmtree(writing, ignore_errors=True)
         raise
-    _sync(folder.parent)
-    _sync(folder.parent.parent)  # the attempt's folder may be new
+    durable.sync_names(folder.parent)
+    durable.sync_names(folder.parent.parent)  # the attempt's folder may be new
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], Facts]:
@@ -154,19 +154,3 @@ def _sealed(manifest: _Manifest) -> bytes:
 
 def _seal(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,7 +4,6 @@ A location is a folder or a file: an absolute path, or a URI as `s3://bucket/pre
 What a URI says after its `?` (an endpoint, a region) stays with it when parts are joined to it.
 """
 
-import os
 import re
 import uuid
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import pyarrow as pa
 from pyarrow import fs
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+from workers import durable
 from workers.supervision import DataError
 
 T = TypeVar("T")
@@ -158,19 +158,11 @@ def _write_local(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with hidden.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        durable.write(hidden, data)
         hidden.replace(path)
     finally:
         hidden.unlink(missing_ok=True)
-    # The name as well as the bytes must outlive a loss of power.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    durable.sync_names(path.parent)
 
 
 def _expression(pattern: str) -> re.Pattern[str]:

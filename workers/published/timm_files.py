@@ -4,7 +4,6 @@ D = width, T = tokens.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from studies.definitions import Hybrid, ResNet, ViT
+from workers import durable
 from workers.models.network import Network
 from workers.models.positions import Positioned
 from workers.published.conventions import Convention, links
@@ -178,10 +178,7 @@ def _write(path: Path, content: bytes, *, overwrite: bool) -> None:
         raise FileExistsError(f"{path} is there already, and is not written over unless that is asked for")
     writing = path.with_name(f"{path.name}.writing")
     try:
-        with writing.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        durable.write(writing, content)
         writing.replace(path)
     except BaseException:
         writing.unlink(missing_ok=True)

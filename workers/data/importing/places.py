@@ -1,6 +1,5 @@
 """Where an import puts files: on this machine a file is moved into its place, elsewhere it is sent there whole."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from workers import durable
 from workers.data.storage import opened, write_bytes
 
 
@@ -68,8 +68,4 @@ def moved_in(file: Path, location_of_file: str) -> None:
         write_bytes(location_of_file, file.read_bytes())
         return
     file.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the name as well as the bytes must outlive a loss of power
-    finally:
-        os.close(folder)
+    durable.sync_names(target.parent)
