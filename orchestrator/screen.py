@@ -293,7 +293,7 @@ def _certificate(report: dict[str, Any]) -> str | None:
     """Which images a run read."""
     if report["data_digest"] is None:
         return None
-    skipped = f"; {report['data_skipped']:,} bad ones skipped" if report["data_skipped"] else ""
+    skipped = f"; {wording.counted(report['data_skipped'], 'bad row')} skipped" if report["data_skipped"] else ""
     return f"rows digest to {report['data_digest']}{skipped}"
 
 

@@ -27,6 +27,10 @@ from studies.yaml_source import Place, Source, StudyError, read
 T = TypeVar("T")
 
 
+NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+"""Of studies, and of a user's data sets and splits: it may become the name of a file."""
+
+
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
@@ -141,7 +145,7 @@ class Resources(Frozen):
 class StudyFile(Frozen):
     """A study as it is written."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    name: Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
     title: str
     source: str
     """Paper, table or question that the study comes from."""

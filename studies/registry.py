@@ -11,18 +11,16 @@ from pydantic import Field, PositiveInt, ValidationError
 from studies.architectures import nearest
 from studies.datasets import BUILT_IN, DataSet, Files, Part, SplitUse, generated
 from studies.frozen import Frozen
-from studies.language import validated
+from studies.language import NAME, validated
 from studies.procedural import Shapes
 from studies.yaml_source import Place, Source, read
-
-_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 
 
 def check_name(name: str) -> None:
     """Raise ValueError for a name that no data set or split of a user can have."""
     if name in BUILT_IN:
         raise ValueError(f"'{name}' is built in: choose another name")
-    if not re.fullmatch(_NAME, name):
+    if not re.fullmatch(NAME, name):
         wrong = "is no name of a data set or split: begin with a small letter or digit; then -, _ and . may follow"
         raise ValueError(f"'{name}' {wrong}")
 
