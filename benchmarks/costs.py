@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.databases import print_table
 from studies.architectures import named
-from studies.cost import AnyModel, forward_flops, parameters
-from studies.definitions import MaskedPatch, ViT
+from studies.cost import forward_flops, parameters
 from studies.memory import training_memory
+from studies.models import AnyModel, MaskedPatch, ViT
 from workers.models.build import blueprint
 from workers.models.masked import Corruption, MaskedPatchNetwork
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from studies.architectures import named
-from studies.definitions import ResNet, ViT
+from studies.models import ResNet, ViT
 
 # timm imports torchvision, and torchvision says at import how two of its own operators work on the meta device. Where
 # its library with the operators does not load, as one built for CUDA beside the CPU build of torch, they must be

@@ -32,7 +32,7 @@ from benchmarks.databases import print_table
 from benchmarks.peers import of_timm, of_vit_pytorch
 from studies.architectures import named
 from studies.cost import train_flops
-from studies.definitions import Gelu, ResNet, ViT
+from studies.models import Gelu, ResNet, ViT
 from workers.devices import Device
 from workers.kernels import allocator
 from workers.models import blocks

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from sqlalchemy import BigInteger, Double, ForeignKey, Index, String, Table, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """The newest migration. A store that names a higher one belongs to a newer version of this program."""
 VERSION_TABLE = "vitscale_version"
 """Ours alone: Optuna keeps its own `alembic_version` in the same database."""
@@ -33,6 +33,9 @@ class State(StrEnum):
     """What it depends on failed, is blocked itself, or was cancelled; `cause` names it."""
     CANCELLED = "cancelled"
     """Nobody wants it. Submitting or requeueing brings it back."""
+    PRUNED = "pruned"
+    """A search gave it up, as it was behind others; `cause` says when. It has no results, and only submitting it anew
+    brings it back."""
 
 
 class Outcome(StrEnum):
@@ -51,6 +54,7 @@ class Outcome(StrEnum):
     """The process vanished, or was not heard of until its lease was over."""
     UNKNOWN = "unknown"
     CANCELLED = "cancelled"
+    PRUNED = "pruned"
     LOST = "lost"
     """Given up for dead, it turned out to live: a later write of it was refused."""
 
@@ -62,6 +66,8 @@ class Wanted(StrEnum):
     """Save a checkpoint and give the place up; the run is ready again."""
     STOP = "stop"
     """Give up at once; the run is cancelled."""
+    PRUNE = "prune"
+    """Give up at once; the run is pruned."""
 
 
 class Base(DeclarativeBase):
@@ -184,6 +190,52 @@ class StudyRunRow(Base):
     """Shared by the runs that differ only in searched recipe fields and seed."""
     searched: Mapped[str | None]
     """The searched fields of this run as JSON."""
+    role: Mapped[str | None]
+    """`trunk`, `trial` or `final`; NULL for a run that a cell of the study names."""
+    transfer: Mapped[str | None]
+    """What the study calls the transfer that the run belongs to; NULL for pre-trainings and their evaluations."""
+
+
+class SearchRow(Base):
+    """A hyper-parameter search of a study: which values, for which network, on which data."""
+
+    __tablename__ = "search"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    key: Mapped[str] = mapped_column(String(64))
+    """Also the `sweep` of its runs."""
+    upstream_id: Mapped[int] = mapped_column(ForeignKey("run.id"), index=True)
+    """The pre-training."""
+    position: Mapped[int]
+    """Place among the searches of the study, from 0."""
+    transfer: Mapped[str]
+    definition: Mapped[str]
+    """Canonical JSON of `studies.searches.Search`."""
+    optuna_study: Mapped[str]
+    """Name of the Optuna study in this database whose trials mirror the runs."""
+    cpus: Mapped[int]
+    gpus: Mapped[int]
+    priority: Mapped[int]
+    micro_batch: Mapped[int | None] = mapped_column(BigInteger)
+    state: Mapped[str]
+    """`open`, `decided`, or `failed` when no trial came to an end; `cause` says why."""
+    cause: Mapped[str | None]
+    chosen: Mapped[str | None]
+    """The choice, as JSON; NULL until it is made."""
+    development: Mapped[float | None]
+    """Mean accuracy of the choice on the development splits."""
+    edge: Mapped[str | None]
+    """Searched fields whose best value is the smallest or largest that was tried, as JSON: {"lr_peak": "high"}."""
+    extended: Mapped[bool] = mapped_column(server_default=text("false"))
+    """A value beyond the grid was tried."""
+    trials: Mapped[int] = mapped_column(server_default="0")
+    """That ended, pruned and failed ones included, when the choice was made."""
+    owner: Mapped[str | None]
+    """Who works on it, as `host:pid:time of its start`."""
+    lease_until: Mapped[float | None]
+
+    __table_args__ = (UniqueConstraint("study_id", "key", name="search_once_a_study"),)
 
 
 class AttemptRow(Base):

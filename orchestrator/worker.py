@@ -16,14 +16,14 @@ from orchestrator import processes
 from orchestrator.attempt import COMMIT_SECONDS, Attempt
 from orchestrator.outcomes import one_line, outcome_of
 from orchestrator.settings import Settings
-from studies.definitions import RUN, Evaluate, FewShot, Train
+from studies.definitions import RUN, AnyRun
 from studies.registry import load_registry
 from workers.supervision import CheckpointError, Finished, LeaseLost, Place, Stopped, Supervisor, Wish, Yielded
 
 if TYPE_CHECKING:
     pass
 
-Perform = Callable[[Train | Evaluate | FewShot, Place, Supervisor], Finished]
+Perform = Callable[[AnyRun, Place, Supervisor], Finished]
 log = logging.getLogger("vitscale")
 
 IDLE_SECONDS = (0.02, 0.5)

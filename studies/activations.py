@@ -9,10 +9,10 @@ the built networks.
 from dataclasses import dataclass
 
 from studies import cost_resnet, cost_vit
-from studies.cost import AnyModel, ImageSize, grid, sides
-from studies.definitions import AXIAL_HEADS, Hybrid, MaskedPatch, ResNet, ViT
+from studies.cost import ImageSize, grid, sides
 from studies.devices import Kind
 from studies.matrices import matrices
+from studies.models import AXIAL_HEADS, AnyModel, Hybrid, MaskedPatch, ResNet, ViT
 
 FLOAT, HALF, INDEX = 4, 2, 8
 LEAST_GATHERED = 512

@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, PositiveInt
 
-from studies.definitions import Head, Hybrid, ResNet, ViT
 from studies.frozen import Frozen, Listed
+from studies.models import Head, Hybrid, ResNet, ViT
 
 
 class Encoder(Frozen):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from studies.definitions import FewShot, Train
+from studies.definitions import AnyTraining, FewShot, FineTune, Train
 from studies.devices import DeviceFacts
 from studies.grid import Study
 from studies.memory import Memory, micro_batch_of
@@ -34,13 +34,13 @@ class Bill:
     micro_batch: int | None
     """The study's bound on the images that a step has on a unit at a time."""
 
-    def images_at_once(self, training: Train) -> int:
+    def images_at_once(self, training: AnyTraining) -> int:
         """Images of a step that are on a unit at a time."""
         return micro_batch_of(training.recipe.batch, self.micro_batch)
 
     def fits(self, planned: PlannedRun) -> bool | None:
         """Whether a training's steps fit into one unit; None where that is not known, and of an evaluation."""
-        if self.unit_bytes is None or not isinstance(planned.run, Train):
+        if self.unit_bytes is None or not isinstance(planned.run, Train | FineTune):
             return None
         return self.memories[planned.key].at(self.images_at_once(planned.run)) <= self.unit_bytes
 
@@ -97,7 +97,11 @@ def bill(
         units=units,
         flops_per_second=per_unit * units,
         basis="measured in this store" if measured else f"assumed: {device.basis}",
-        memories={planned.key: planned.step_memory(device) for planned in study.runs if isinstance(planned.run, Train)},
+        memories={
+            planned.key: planned.step_memory(device)
+            for planned in study.runs
+            if isinstance(planned.run, Train | FineTune)
+        },
         unit_bytes=unit_bytes,
         micro_batch=study.file.resources.micro_batch,
     )

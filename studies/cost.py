@@ -5,15 +5,14 @@ not counted unless `padded_taps` asks for it; the head is; a training step costs
 is left out. On the 18 trainings of arXiv:2010.11929v2, Table 6, this meets the published column within 0.7 %.
 
 `image_size` is the side of a square image in pixels, or (height, width). Nothing here checks that patches tile it:
-`definitions.check_fits` does.
+`models.check_fits` does.
 """
 
 from functools import lru_cache
 
 from studies import cost_resnet, cost_vit
-from studies.definitions import Hybrid, MaskedPatch, ResNet, ViT
+from studies.models import AnyModel, Hybrid, MaskedPatch, ResNet, ViT
 
-AnyModel = ViT | ResNet | Hybrid | MaskedPatch
 ImageSize = int | tuple[int, int]
 
 TRAINING_PASSES = 3

@@ -7,7 +7,7 @@ arXiv:2003.07853 for axial mixing. Units of a stage but its first are alike, so 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from studies.definitions import AXIAL_HEADS, ResNet
+from studies.models import AXIAL_HEADS, ResNet
 
 Size = tuple[int, int]
 """Height and width in pixels."""

@@ -4,7 +4,7 @@ Sources: arXiv:2010.11929v2, section 3.1, D.3 (heads), D.4 (positions) and D.6 (
 (attention pooling); B.1.2 of the former for masked patches.
 """
 
-from studies.definitions import MaskedPatch, ViT
+from studies.models import MaskedPatch, ViT
 
 COLORS = 8
 """Levels of a channel in a predicted colour: 3 bits, so 512 colours of three channels."""

@@ -12,167 +12,19 @@ from pydantic import model_validator as validator
 
 from studies.augmentations import Augmentation, AugmentationUse, Resize, View, check_sizes
 from studies.frozen import Digest, Finite, Frozen, Listed, NonNegative, Positive, Share
+from studies.models import (
+    AnyModel,
+    Classifier,
+    MaskedPatch,
+    Model,
+    ResNet,
+    check_fits,
+    transformer_of,
+)
 from studies.schedules import ReciprocalSqrt, Schedule, lr_at
 
 REVISION = 1
 """Part of every key. Raise it when the code, not a definition, changes the numbers of a run."""
-
-Head = Literal["token-tanh", "token", "gap", "map"]
-Gelu = Literal["tanh", "exact"]
-Position = Literal["learned-1d", "learned-2d", "sincos-2d", "relative", "none"]
-
-# ---------------------------------------------------------------------------------------------------------- models
-
-
-class ViT(Frozen):
-    """A vision transformer (arXiv:2010.11929v2, section 3.1), with the choices that the two papers compare."""
-
-    kind: Literal["vit"] = "vit"
-    patch: PositiveInt
-    """Side of a square patch in pixels of the image, or of the feature map in a hybrid."""
-    width: PositiveInt
-    depth: PositiveInt
-    mlp: PositiveInt
-    heads: PositiveInt
-    head: Head = "token-tanh"
-    """`token-tanh`: class token, tanh pre-logits layer of the body's width, linear layer (the first paper's
-    pre-training head); `token`: class token and one linear layer; `gap`: mean over patches, no class token; `map`:
-    multi-head attention pooling over patches, no class token (arXiv:2106.04560v2, section 3.2)."""
-    position: Position = "learned-1d"
-    """How tokens know their place (appendix D.4). `learned-1d`: a table with a row a token in raster order;
-    `learned-2d`: a table for rows and one for columns, half the width each, concatenated; `sincos-2d`: fixed sines and
-    cosines; `relative`: keys for the offset between two tokens, in every layer; `none`: a bag of patches. A class token
-    has a row in `learned-1d` alone."""
-    position_at: Literal["stem", "layers", "shared"] = "stem"
-    """Where a learned table is added: before the first layer; before every layer, each with its own; before every
-    layer, one for all."""
-    attention: Literal["global", "axial"] = "global"
-    """`axial`: every block is attention within rows and an MLP, then attention within columns and an MLP (D.6)."""
-    gelu: Gelu = "tanh"
-    """`tanh`: the approximation that the released code takes by flax's default; `exact`: x times the normal
-    distribution, as the paper writes it and as timm and Hugging Face compute it."""
-    code: Literal["vision-transformer", "big-vision"] = "vision-transformer"
-    """Which released code `learned-1d` follows where the two differ. vision_transformer, as the paper, has a row for
-    the class token and starts with a standard deviation of 0.02; big_vision has none and starts with width ** -0.5."""
-
-    @property
-    def has_token(self) -> bool:
-        """Whether a class token stands before the patches."""
-        return self.head in ("token-tanh", "token")
-
-    @validator(mode="after")
-    def _is_possible(self) -> "ViT":
-        if self.width % self.heads:
-            valid = [n for n in range(1, self.width + 1) if self.width % n == 0]
-            nearest = min(valid, key=lambda n: abs(n - self.heads))
-            raise ValueError(f"{self.heads} heads do not divide the width {self.width}; the nearest that do: {nearest}")
-        if self.attention == "axial":
-            if self.has_token:
-                raise ValueError(f"axial attention has no class token: the head {self.head} cannot be; valid: gap, map")
-            if self.position == "relative":
-                raise ValueError(
-                    "relative positions need global attention; beside axial attention valid are learned-1d, learned-2d,"
-                    " sincos-2d and none"
-                )
-        part = {"learned-2d": 2, "sincos-2d": 4}.get(self.position, 1)
-        if self.width % part:
-            raise ValueError(f"{self.position} positions need a width that {part} divides, and {self.width} is none")
-        if self.position_at != "stem" and not self.position.startswith("learned"):
-            raise ValueError(
-                f"position_at: {self.position_at} is for learned-1d and learned-2d, not for {self.position}"
-            )
-        if self.code != "vision-transformer" and self.position != "learned-1d":
-            raise ValueError(f"code: {self.code} has no effect on {self.position} positions, only on learned-1d")
-        return self
-
-
-class ResNet(Frozen):
-    """A ResNet with group normalization and weight standardization (Big Transfer, arXiv:1912.11370v3)."""
-
-    kind: Literal["resnet"] = "resnet"
-    blocks: Listed[PositiveInt]
-    """Bottleneck units in each stage; every stage but the first halves the resolution. No stage: the root alone."""
-    width: PositiveInt = 64
-    """Channels of the root. Stage s has width * 2**s inside its bottlenecks and four times that at its end."""
-    root: Literal["7x7", "3x3"] = "7x7"
-    """`7x7`: stride 2 and a stride-2 max pool, as published; `3x3`: stride 1, no pool, for images of a few pixels."""
-    groups: PositiveInt = 32
-    form: Literal["pre-activation", "post-activation"] = "pre-activation"
-    """`pre-activation`: ResNet-v2, as in Big Transfer; `post-activation`: ResNet-v1, as in the hybrids that
-    vision_transformer and big_vision released."""
-    mixing: Literal["convolution", "axial"] = "convolution"
-    """What mixes pixels inside a bottleneck: a 3x3 convolution, or attention within columns and then within rows with
-    relative positions (arXiv:2003.07853, as in arXiv:2010.11929v2, D.6)."""
-
-    @validator(mode="after")
-    def _is_possible(self) -> "ResNet":
-        if self.width % self.groups:
-            raise ValueError(f"{self.groups} normalization groups do not divide the width {self.width}")
-        if self.mixing == "axial":
-            if not self.blocks:
-                raise ValueError("axial mixing has no effect on a ResNet without blocks")
-            if self.form == "post-activation":
-                raise ValueError("axial mixing is for the pre-activation form")
-            if self.width % (2 * AXIAL_HEADS):
-                raise ValueError(f"axial mixing needs a width that {2 * AXIAL_HEADS} divides, and {self.width} is none")
-        return self
-
-    @property
-    def stride(self) -> int:
-        """Pixels of the image per pixel of the feature map, along one side."""
-        return (4 if self.root == "7x7" else 1) << max(0, len(self.blocks) - 1)
-
-    @property
-    def channels(self) -> int:
-        """Channels of the feature map."""
-        return 4 * self.width << (len(self.blocks) - 1) if self.blocks else self.width
-
-
-AXIAL_HEADS = 8
-"""Heads of the axial attention inside a ResNet's bottleneck (axial-deeplab's `groups`)."""
-
-
-class Hybrid(Frozen):
-    """A ResNet whose feature map, cut into patches, is the input of a ViT (arXiv:2010.11929v2, section 3.1)."""
-
-    kind: Literal["hybrid"] = "hybrid"
-    body: ResNet
-    vit: ViT
-
-    @validator(mode="after")
-    def _is_possible(self) -> "Hybrid":
-        if self.body.mixing == "axial":
-            raise ValueError("a hybrid's ResNet mixes by convolution; axial mixing is for a ResNet alone")
-        return self
-
-
-class MaskedPatch(Frozen):
-    """A ViT that predicts what was under corrupted patches (arXiv:2010.11929v2, section 4.6 and B.1.2).
-
-    Of the corrupted patches 80 % become a learned embedding, 10 % another random patch's, and 10 % stay.
-    """
-
-    kind: Literal["masked-patch"] = "masked-patch"
-    vit: ViT
-    target: Literal["mean-color", "small-colors", "pixels"] = "mean-color"
-    """`mean-color`: one of 512, the patch's mean with 3 bits a channel; `small-colors`: 16 such, for the patch reduced
-    to 4x4; `pixels`: the values themselves, by squared error."""
-    corrupted: Share = 0.5
-    """Share of the patches that are corrupted and predicted."""
-
-    @validator(mode="after")
-    def _is_possible(self) -> "MaskedPatch":
-        if self.target == "small-colors" and self.vit.patch % 4:
-            raise ValueError(f"small-colors needs patches that 4 divides, not of {self.vit.patch} pixels")
-        if self.vit.head != "token":
-            raise ValueError(
-                f"masked patches are read from their own tokens: give the ViT the head token, not {self.vit.head}"
-            )
-        return self
-
-
-Model = Annotated[ViT | ResNet | Hybrid, Field(discriminator="kind")]
-
 
 # --------------------------------------------------------------------------------------------------------- recipes
 
@@ -278,37 +130,105 @@ class Data(Frozen):
         return self
 
 
-class Train(Frozen):
-    """Train a model from its initialization."""
+class Classification(Frozen):
+    """What is measured when a split is classified with a trained network."""
 
-    kind: Literal["train"] = "train"
-    model: Model
+    data: Data
+    image_size: PositiveInt
+    view: View = Resize()
+    mapping: Listed[Annotated[int, Field(ge=-1)]] | None = None
+    """The data's class for each class of the network, -1 where it has none, for data of other classes than the
+    network's (ObjectNet, arXiv: Barbu et al. 2019); None where they are the same."""
+
+    @validator(mode="after")
+    def _is_seen(self) -> "Classification":
+        check_sizes(self.view, self.image_size)
+        if self.mapping is not None:
+            known = {label for label in self.mapping if label >= 0}
+            if not known:
+                raise ValueError(f"the mapping of classes names no class of {self.data.name}")
+            if max(known) >= self.data.classes:
+                raise ValueError(
+                    f"the mapping names class {max(known)}, and {self.data.name} has {self.data.classes} classes"
+                )
+        return self
+
+
+class FewShotClassification(Frozen):
+    """Closed-form ridge regression from frozen features to {-1, +1} targets, as in `docs/definitions.md`."""
+
+    support: Data
+    """Where the labelled examples of each class are drawn from."""
+    data: Data
+    """What is classified."""
+    image_size: PositiveInt
+    view: View = Resize()
+    """Of support and classified images alike."""
+    shots: Annotated[Listed[PositiveInt], Field(min_length=1)]
+    support_seeds: Annotated[Listed[NonNegativeInt], Field(min_length=1)]
+    """Of the draws. Under `draw: first` there is one support, and one seed that means nothing."""
+    l2: Annotated[Listed[Positive], Field(min_length=1)]
+    """Penalties on the squared weights. Of several, each number of shots takes the one of the best mean accuracy on
+    the classified images, as the older evaluator of the papers' authors did."""
+    draw: Literal["seeded", "first"] = "seeded"
+    """`seeded`: the first images of each class in a permutation by the seed; `first`: in the order of the support."""
+
+    @validator(mode="after")
+    def _is_seen(self) -> "FewShotClassification":
+        check_sizes(self.view, self.image_size)
+        if self.draw == "first" and len(self.support_seeds) > 1:
+            raise ValueError("the first images of each class are one support: give one seed")
+        return self
+
+
+class SplitWatch(Classification):
+    """A split that is classified during a training."""
+
+    kind: Literal["split"] = "split"
+    every: PositiveInt | None = None
+    """Steps between two evaluations; the last step is always one. None: the last step alone."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights the training leaves: `best` are those of the step with the highest accuracy, the first of equal
+    ones: early stopping as in arXiv:2010.11929v2, section 4.3, where all steps are done and the best is reported."""
+
+
+class FewShotWatch(FewShotClassification):
+    """A few-shot evaluation that is made during a training."""
+
+    kind: Literal["fewshot"] = "fewshot"
+    every: PositiveInt | None = None
+    keep: Literal["last", "best"] = "last"
+    """As of `SplitWatch`, by the mean accuracy of the largest number of shots."""
+
+
+Watch = Annotated[SplitWatch | FewShotWatch, Field(discriminator="kind")]
+
+
+class _Training(Frozen):
+    """What trainings of every kind have."""
+
     data: Data
     image_size: PositiveInt
     recipe: Recipe
     examples: PositiveInt
     """Training images seen, repeats counted: a multiple of the batch."""
     seed: NonNegativeInt
+    watches: Listed[Watch] = ()
+    """What is measured on the way. At most one decides which weights are kept."""
 
     @property
     def steps(self) -> int:
         """Optimizer updates."""
         return self.examples // self.recipe.batch
 
-    @validator(mode="after")
-    def _is_possible(self) -> "Train":
-        check_fits(self.model, self.image_size)
+    def _check(self, model: AnyModel) -> None:
+        """Raise ValueError for what cannot be trained."""
+        check_fits(model, self.image_size)
         check_sizes(self.recipe.augmentation.crop, self.image_size)
-        if self.data.multi_label and self.recipe.loss == "softmax":
-            raise ValueError(f"images of {self.data.name} have lists of labels: take the loss sigmoid, not softmax")
         if self.examples % self.recipe.batch:
             raise ValueError(f"{self.examples} examples are no multiple of the batch {self.recipe.batch}")
-        if isinstance(self.model, ResNet):
-            for name in ("dropout", "stochastic_depth"):
-                if getattr(self.recipe, name):
-                    raise ValueError(f"{name} has no effect on a ResNet: the papers' have none")
-        elif self.recipe.stochastic_depth and _transformer(self.model).depth == 1:
-            raise ValueError("stochastic_depth has no effect on a single layer: the first is never skipped")
+        _check_loss(model, self.data, self.recipe)
+        _check_depth(model, self.recipe)
         if self.recipe.warmup_steps >= self.steps:
             raise ValueError(
                 f"a warm-up of {self.recipe.warmup_steps} steps needs a longer training than {self.steps} steps"
@@ -319,93 +239,105 @@ class Train(Frozen):
                 f"a warm-up of {self.recipe.warmup_steps} steps and a cooldown of {schedule.cooldown_steps} need a"
                 f" longer training than {self.steps} steps"
             )
+        if sum(watch.keep == "best" for watch in self.watches) > 1:
+            raise ValueError("two evaluations both decide which weights are kept: give keep: best to one")
+
+
+class Train(_Training):
+    """Train a model from its initialization."""
+
+    kind: Literal["train"] = "train"
+    model: Model
+
+    @validator(mode="after")
+    def _is_possible(self) -> "Train":
+        self._check(self.model)
         return self
 
 
-class Evaluate(Frozen):
+class FineTune(_Training):
+    """Go on from a trained network on other images and classes: its last layer is new and starts at zero, learned
+    positions are interpolated to the image size.
+    """
+
+    kind: Literal["finetune"] = "finetune"
+    upstream: Digest
+    """Key of the pre-training."""
+    model: Classifier
+    """What is trained: `fine_tuned` of the pre-training's model."""
+    trained: Literal["all", "head"] = "all"
+    """`head`: a linear probe, all but the last layer stays as it is."""
+
+    @validator(mode="after")
+    def _is_possible(self) -> "FineTune":
+        self._check(self.model)
+        return self
+
+
+class Evaluate(Classification):
     """Classify a split with a trained model."""
 
     kind: Literal["evaluate"] = "evaluate"
     upstream: Digest
     """Key of the training."""
-    data: Data
-    image_size: PositiveInt
-    view: View = Resize()
-
-    @validator(mode="after")
-    def _is_possible(self) -> "Evaluate":
-        check_sizes(self.view, self.image_size)
-        return self
 
 
-class FewShot(Frozen):
-    """Closed-form ridge regression from frozen features to {-1, +1} targets, as in `docs/definitions.md`."""
+class FewShot(FewShotClassification):
+    """Few-shot classification from the features of a trained model."""
 
     kind: Literal["fewshot"] = "fewshot"
     upstream: Digest
     """Key of the training."""
-    support: Data
-    """Where the labelled examples of each class are drawn from."""
-    data: Data
-    """What is classified."""
-    image_size: PositiveInt
-    view: View = Resize()
-    """Of support and classified images alike."""
-    shots: Annotated[Listed[PositiveInt], Field(min_length=1)]
-    support_seeds: Annotated[Listed[NonNegativeInt], Field(min_length=1)]
-    l2: Positive
-
-    @validator(mode="after")
-    def _is_possible(self) -> "FewShot":
-        check_sizes(self.view, self.image_size)
-        return self
 
 
-Run = Annotated[Train | Evaluate | FewShot, Field(discriminator="kind")]
-RUN: TypeAdapter[Train | Evaluate | FewShot] = TypeAdapter(Run)
+AnyTraining = Train | FineTune
+AnyRun = Train | FineTune | Evaluate | FewShot
+RUN: TypeAdapter[AnyRun] = TypeAdapter(Annotated[AnyRun, Field(discriminator="kind")])
 
 
-def _transformer(model: ViT | Hybrid) -> ViT:
-    return model.vit if isinstance(model, Hybrid) else model
+def _check_loss(model: AnyModel, data: Data, recipe: Recipe) -> None:
+    if isinstance(model, MaskedPatch):
+        for name, none in (("label_smoothing", 0.0), ("head_bias", 0.0), ("loss", "softmax")):
+            if getattr(recipe, name) != none:
+                raise ValueError(f"{name} has no effect on a masked-patch model: its targets are patches, not classes")
+        if recipe.augmentation.mixup:
+            raise ValueError("mixup has no effect on a masked-patch model: its targets are patches, not classes")
+    elif data.multi_label and recipe.loss == "softmax":
+        raise ValueError(f"images of {data.name} have lists of labels: take the loss sigmoid, not softmax")
 
 
-def check_fits(model: ViT | ResNet | Hybrid, image_size: int) -> None:
-    """Raise ValueError when the model's patches do not tile a square image of this size."""
+def _check_depth(model: AnyModel, recipe: Recipe) -> None:
     if isinstance(model, ResNet):
-        return
-    body = model.body if isinstance(model, Hybrid) else None
-    patch = model.vit.patch if isinstance(model, Hybrid) else model.patch
-    side = image_size // body.stride if body else image_size
-    if body and image_size % body.stride:
-        raise ValueError(f"the ResNet's total stride of {body.stride} does not divide the image of {image_size} pixels")
-    if side % patch:
-        what = f"the feature map of {side} pixels" if body else f"the image of {image_size} pixels"
-        valid = [n for n in range(1, side + 1) if side % n == 0]
-        raise ValueError(f"patches of {patch} pixels do not divide {what}; these do: {', '.join(map(str, valid))}")
+        for name in ("dropout", "stochastic_depth"):
+            if getattr(recipe, name):
+                raise ValueError(f"{name} has no effect on a ResNet: the papers' have none")
+    elif recipe.stochastic_depth and transformer_of(model).depth == 1:
+        raise ValueError("stochastic_depth has no effect on a single layer: the first is never skipped")
 
 
 # ------------------------------------------------------------------------------------------------------------ keys
 
 
-def canonical(definition: Train | Evaluate | FewShot) -> str:
+def canonical(definition: AnyRun) -> str:
     """The definition as JSON: every field, keys sorted, no spaces. Equal text means equal numbers."""
-    return _canonical(definition.model_dump(mode="json"))
+    return canonical_json(definition.model_dump(mode="json"))
 
 
-def key_of(run: Train | Evaluate | FewShot) -> str:
+def key_of(run: AnyRun) -> str:
     """The run's name: SHA-256 over the revision and its canonical JSON, as 64 hexadecimal digits."""
     return _digest({"revision": REVISION, "run": run.model_dump(mode="json")})
 
 
-def configuration_of(run: Train | Evaluate | FewShot, upstream: str | None = None) -> str:
-    """The name that replicates share: the key without the seed.
+def configuration_of(run: AnyRun, upstream: str | None = None) -> str:
+    """The name that replicates share: the key without the seeds, its own and those of what it stands on.
 
-    upstream: the configuration of the training that an evaluation stands on; None for a training.
+    upstream: the configuration of the training that the run stands on; None for a pre-training.
     """
     fields = run.model_dump(mode="json")
+    if isinstance(run, Train | FineTune):
+        del fields["seed"]
     if isinstance(run, Train):
         assert upstream is None
-        del fields["seed"]
     else:
         assert upstream is not None
         fields["upstream"] = upstream
@@ -413,8 +345,9 @@ def configuration_of(run: Train | Evaluate | FewShot, upstream: str | None = Non
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def _canonical(value: Any) -> str:
+def canonical_json(value: Any) -> str:
+    """A value as JSON, keys sorted, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

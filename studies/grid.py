@@ -24,8 +24,9 @@ from studies.architectures import (
     nearest,
 )
 from studies.datasets import DataSet
-from studies.definitions import Data, Evaluate, FewShot, Hybrid, Recipe, ResNet, Train, ViT, check_fits
+from studies.definitions import Data, Evaluate, FewShot, Recipe, Train
 from studies.language import Axes, Block, FewShotEvaluation, SplitEvaluation, StudyFile, load, validated
+from studies.models import Hybrid, ResNet, ViT, check_fits
 from studies.planned import PlannedRun
 from studies.recipes import RECIPES
 from studies.registry import BUILT_IN_ONLY, Registry
@@ -441,6 +442,7 @@ class _Expansion:
                 image_size=image_size,
                 view=each.view,
                 shots=each.shots,
-                support_seeds=each.seeds,
+                support_seeds=each.seeds or ((0,) if each.draw == "first" else (0, 1, 2)),
+                draw=each.draw,
                 l2=each.l2,
             )

@@ -20,8 +20,8 @@ from pydantic import (
 
 from studies.architectures import Shapes, nearest
 from studies.augmentations import Resize, ViewUse
-from studies.definitions import Head, Hybrid, ResNet, ViT
 from studies.frozen import Frozen, Listed, Positive
+from studies.models import Head, Hybrid, ResNet, ViT
 from studies.yaml_source import Place, Source, StudyError, read
 
 T = TypeVar("T")
@@ -95,7 +95,18 @@ class Block(Axes):
     """Cells to leave out: those that match every axis given."""
 
 
-class SplitEvaluation(Frozen):
+class OnTheWay(Frozen):
+    """When an evaluation is made beside the end of a training."""
+
+    every: PositiveInt | Literal["auto"] | None = None
+    """Steps between two evaluations during the training; `auto`: so many that they take no more than a tenth of its
+    FLOPs. Without it, the trained model alone is evaluated."""
+    keep: Literal["last", "best"] = "last"
+    """`best`: the weights of the step at which this evaluation was best are what the training leaves, and so what all
+    evaluations see."""
+
+
+class SplitEvaluation(OnTheWay):
     """Classify a split with each trained model."""
 
     kind: Literal["split"]
@@ -105,15 +116,21 @@ class SplitEvaluation(Frozen):
     image_size: PositiveInt | None = None
     """The training's without it."""
     view: ViewUse = Resize()
+    mapping: str | None = None
+    """A file that maps the classes of the network to those of the data: `objectnet` is built in."""
 
 
-class FewShotEvaluation(Frozen):
+class FewShotEvaluation(OnTheWay):
     """Closed-form few-shot classification from frozen features."""
 
     kind: Literal["fewshot"]
     shots: Many[PositiveInt]
-    seeds: Many[NonNegativeInt] = (0, 1, 2)
-    l2: Positive = 1024.0
+    seeds: Many[NonNegativeInt] | None = None
+    """Of the draws; 0, 1 and 2 without it, and one where nothing is drawn."""
+    l2: Many[Positive] = (1024.0,)
+    """Of several, each number of shots takes the best."""
+    draw: Literal["seeded", "first"] = "seeded"
+    """`first`: the first images of each class as they are stored, as the older evaluator had it."""
     data: str | None = None
     """The data set of both splits; the training's without it."""
     support: str = "train"
@@ -127,6 +144,59 @@ class FewShotEvaluation(Frozen):
 
 
 Evaluation = Annotated[SplitEvaluation | FewShotEvaluation, Field(discriminator="kind")]
+
+
+class TransferSplits(Frozen):
+    """The splits of a data set that a transfer uses."""
+
+    whole: str = "train"
+    """What the chosen hyper-parameters are trained with."""
+    search: str | None = None
+    """What trials are trained on: `remaining` where there is one, else `whole`."""
+    development: str | None = None
+    """What decides between trials: `development` where there is one, else `validation`."""
+    test: str = "test"
+    """What is classified in the end, where `evaluations` does not say it."""
+
+
+class Transfer(Frozen):
+    """Fine-tune each trained model on other images, at hyper-parameters that are searched or given."""
+
+    name: Annotated[str, StringConstraints(pattern=rf"^{NAME}$")] = "fine-tuning"
+    """What the results are called; each transfer of a study has its own."""
+    data: Many[str]
+    """Data sets, or `vtab-1k` for its 19 tasks."""
+    choose: Literal["each", "together"] = "each"
+    """One choice for each data set, or one for all by the mean accuracy."""
+    splits: TransferSplits = TransferSplits()
+    subset: PositiveInt | str | None = None
+    """So many images of `whole` and `search`, as of an axis."""
+    trained: Literal["all", "head"] = "all"
+    """`head`: a linear probe."""
+    recipe: RecipeUse = "fine-tuning"
+    """As of an axis; or `bit-hyperrule`, which decides recipe, steps and resolution by the data set."""
+    steps: PositiveInt | None = None
+    """Updates; where the recipe does not decide them, this or `epochs`."""
+    epochs: Positive | None = None
+    image_size: PositiveInt | None = None
+    """Pixels of a side; that of the pre-training without it."""
+    view: ViewUse | None = None
+    """Of development and test splits; `resize` without it."""
+    search: dict[str, Any] | None = None
+    """Values to try by the recipe's field or `steps`: lists, or for samplers other than `grid` `{low: , high: }`."""
+    sampler: Literal["grid", "tpe", "random", "cma-es"] = "grid"
+    trials: PositiveInt | None = None
+    pruner: Literal["none", "median", "halving"] = "none"
+    every: PositiveInt | None = None
+    """Steps between two looks of the pruner."""
+    extend: bool = True
+    """Try one value more where the best of a grid is at its edge."""
+    seed: NonNegativeInt = 0
+    """Of the trials."""
+    seeds: Many[NonNegativeInt] = (0, 1, 2)
+    """Of the trainings that measure the choice."""
+    evaluations: Annotated[Listed[SplitEvaluation], Field(min_length=1)] | None = None
+    """What the fine-tuned models classify; the test split without it."""
 
 
 class Resources(Frozen):
@@ -157,6 +227,7 @@ class StudyFile(Frozen):
     """Axes of every block that does not give its own."""
     grids: Annotated[Listed[Block], Field(min_length=1)]
     evaluations: Listed[Evaluation] = ()
+    transfers: Listed[Transfer] = ()
     resources: Resources = Resources()
 
     @model_validator(mode="before")

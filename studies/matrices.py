@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from studies import cost_resnet, cost_vit
-from studies.cost import AnyModel, ImageSize, grid, sides
-from studies.definitions import AXIAL_HEADS, MaskedPatch, ResNet, ViT
+from studies.cost import ImageSize, grid, sides
+from studies.models import AXIAL_HEADS, AnyModel, MaskedPatch, ResNet, ViT
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from math import prod
 from typing import Literal
 
 from studies import activations
-from studies.cost import AnyModel, ImageSize, parameters
+from studies.cost import ImageSize, parameters
 from studies.definitions import SGD, Adafactor, AdamW, Recipe
 from studies.devices import DeviceFacts, Kind
 from studies.matrices import matrices
+from studies.models import AnyModel
 
 Keeping = Literal["adam", "adam-bf16", "adafactor", "sgd", "sgd-bf16", "none"]
 """What an optimizer keeps of each parameter. `adam`: two moments in float32; `adam-bf16`: the first in bfloat16;

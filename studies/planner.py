@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from studies.definitions import ViT, check_fits
 from studies.devices import Kind
 from studies.memory import Keeping, Memory, Precision, training_memory
+from studies.models import ViT, check_fits
 
 DEPTHS = (6, 8, 12, 16, 24, 32, 40, 48, 56)
 WIDTHS = (256, 384, 512, 768, 1024, 1280, 1408, 1664, 2048)

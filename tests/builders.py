@@ -8,7 +8,8 @@ from db.ledger import Claim
 from db.store import Connection
 from studies import metrics
 from studies.datasets import DIGITS
-from studies.definitions import Evaluate, FewShot, ResNet, Train, ViT
+from studies.definitions import Evaluate, FewShot, Train
+from studies.models import ResNet, ViT
 from studies.planned import PlannedRun
 from studies.recipes import recipe
 
@@ -65,7 +66,7 @@ def fewshot(of: PlannedRun, shots: tuple[int, ...] = (5,), support_seeds: tuple[
         image_size=8,
         shots=shots,
         support_seeds=support_seeds,
-        l2=1.0,
+        l2=(1.0,),
     )
     return PlannedRun(run, of.training, of.model, of.family, of.epochs, of.sweep, of.searched)
 

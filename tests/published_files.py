@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from studies.definitions import Hybrid, ResNet, ViT
+from studies.models import Hybrid, ResNet, ViT
 
 Shapes = dict[str, tuple[int, ...]]
 Arrays = dict[str, np.ndarray]

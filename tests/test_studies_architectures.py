@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from studies.architectures import PUBLISHED, Encoder, Shapes, compose, describe, family_of, named
-from studies.definitions import Hybrid, MaskedPatch, ResNet, ViT
+from studies.models import Hybrid, MaskedPatch, ResNet, ViT
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from studies import cost_resnet
 from studies.architectures import compose, family_of, named
 from studies.bill import as_json, bill
 from studies.cost import forward_flops, parameters, train_flops
-from studies.definitions import Hybrid, ResNet, ViT
 from studies.devices import device_facts
 from studies.grid import load_study
+from studies.models import Hybrid, ResNet, ViT
 
 JFT_IMAGES, JFT_CLASSES = 303_000_000, 18_291
 

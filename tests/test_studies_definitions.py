@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from studies.datasets import DIGITS, Files, Part
-from studies.definitions import RUN, Evaluate, ResNet, Train, ViT, canonical, configuration_of, key_of
+from studies.definitions import RUN, Evaluate, Train, canonical, configuration_of, key_of
+from studies.models import ResNet, ViT
 from studies.permutation import permuted
 from studies.recipes import RECIPES, recipe
 from studies.subsets import subset_of

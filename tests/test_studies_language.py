@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from studies.definitions import Hybrid, Recipe, ViT
+from studies.definitions import Recipe
 from studies.grid import Study, load_study
+from studies.models import Hybrid, ViT
 from studies.schedules import Linear
 from studies.yaml_source import MOST_BYTES, StudyError
 

@@ -9,10 +9,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
 from studies.architectures import named
-from studies.cost import AnyModel, ImageSize, grid, parameters, sides
-from studies.definitions import SGD, Adafactor, AdamW, Hybrid, MaskedPatch, Recipe, ResNet, ViT
+from studies.cost import ImageSize, grid, parameters, sides
+from studies.definitions import SGD, Adafactor, AdamW, Recipe
 from studies.devices import GIB, device_facts
 from studies.memory import Keeping, Precision, recipe_memory, training_memory
+from studies.models import AnyModel, Hybrid, MaskedPatch, ResNet, ViT
 from studies.planner import DEPTHS, WIDTHS, shape, shapes_that_fit
 from studies.schedules import Linear
 from workers.averaging import Average

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from studies.architectures import altered_fields, named
 from studies.cost import parameters
-from studies.definitions import Hybrid, ResNet, ViT
+from studies.models import Hybrid, ResNet, ViT
 from tests.published_files import big_transfer, filled, google_hybrid, google_vit
 from workers.models.build import blueprint, materialize
 from workers.models.network import Network

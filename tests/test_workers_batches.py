@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from studies.datasets import DIGITS, DataSet, DropList, Files, Part, StoredSplit
-from studies.definitions import Evaluate, FewShot, Recipe, Train, ViT, key_of
+from studies.definitions import Evaluate, FewShot, Recipe, Train, key_of
 from studies.manifests import Columns
 from studies.metrics import ACCURACY, fewshot_accuracy
+from studies.models import ViT
 from studies.registry import BUILT_IN_ONLY, Registry
 from studies.schedules import Cosine
 from studies.subsets import rows_digest
@@ -240,7 +241,7 @@ def test_few_shots_read_only_the_images_that_are_drawn(tmp_path: Path) -> None:
         image_size=SIZE,
         shots=(1, 2),
         support_seeds=(0,),
-        l2=1.0,
+        l2=(1.0,),
     )
     seen = []
     place = place_in(tmp_path, registry, upstream=finished.checkpoint)

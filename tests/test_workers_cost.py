@@ -8,8 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from studies.architectures import PUBLISHED, describe, named
-from studies.cost import AnyModel, ImageSize, forward_flops, grid, parameters, sides, tokens
-from studies.definitions import Head, Hybrid, MaskedPatch, ResNet, ViT
+from studies.cost import ImageSize, forward_flops, grid, parameters, sides, tokens
+from studies.models import AnyModel, Head, Hybrid, MaskedPatch, ResNet, ViT
 from workers.models.build import blueprint
 from workers.models.masked import Corruption, MaskedPatchNetwork
 

@@ -31,7 +31,7 @@ def fewshot(shots: tuple[int, ...] = (1, 5), support_rows: int | None = None) ->
         image_size=8,
         shots=shots,
         support_seeds=(0, 1, 2),
-        l2=1024.0,
+        l2=(1024.0,),
     )
 
 

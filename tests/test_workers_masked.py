@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from studies.cost import parameters
-from studies.definitions import MaskedPatch, ViT
+from studies.models import MaskedPatch, ViT
 from workers.models.build import blueprint, build
 from workers.models.masked import Corruption, MaskedPatchNetwork, corruption_of
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from studies import cost
 from studies.architectures import named
-from studies.definitions import Hybrid, ResNet, ViT
+from studies.models import Hybrid, ResNet, ViT
 from workers.models.blocks import Block
 from workers.models.build import blueprint, build
 from workers.models.convolutions import StandardizedConv2d

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from studies.definitions import SGD, Adafactor, AdamW, Hybrid, MaskedPatch, Recipe, ResNet, ViT
+from studies.definitions import SGD, Adafactor, AdamW, Recipe
+from studies.models import Hybrid, MaskedPatch, ResNet, ViT
 from studies.schedules import Cosine
 from workers.adafactor import factored_dims
 from workers.averaging import Average

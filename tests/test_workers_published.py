@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from studies.architectures import named
-from studies.definitions import Hybrid, ResNet, ViT
+from studies.models import Hybrid, ResNet, ViT
 from tests.published_files import (
     CLASSES,
     SIZE,

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from studies.architectures import named
-from studies.definitions import Hybrid, ResNet, Train, ViT, canonical, key_of
+from studies.definitions import Train, canonical, key_of
+from studies.models import Hybrid, ResNet, ViT
 from tests import builders
 from workers.checkpoints import Facts, save
 from workers.models.build import blueprint, build

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from studies import cost
 from studies.architectures import named
-from studies.definitions import AXIAL_HEADS, Hybrid, ResNet
+from studies.models import AXIAL_HEADS, Hybrid, ResNet
 from workers.kernels import normalization
 from workers.kernels.rules import GroupNorm, convolve
 from workers.models.axial import AxialMixing, LineAttention

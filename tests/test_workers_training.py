@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from studies.augmentations import AUGMENTATIONS
 from studies.datasets import DIGITS
-from studies.definitions import SGD, Adafactor, AdamW, Hybrid, Recipe, ResNet, Train, ViT, key_of
+from studies.definitions import SGD, Adafactor, AdamW, Recipe, Train, key_of
 from studies.metrics import TRAIN_LOSS
+from studies.models import Hybrid, ResNet, ViT
 from studies.schedules import Cosine
 from workers.checkpoints import load, load_facts, save, step_folder
 from workers.data.batches import Batches

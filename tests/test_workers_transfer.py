@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
 
-from studies.cost import AnyModel
-from studies.definitions import Hybrid, MaskedPatch, ResNet, ViT
+from studies.models import AnyModel, Hybrid, MaskedPatch, ResNet, ViT, fine_tuned
 from workers.models.build import build
 from workers.models.network import FeatureNetwork
 from workers.models.positions import sincos
-from workers.models.transfer import fine_tuned, loaded, resized, resized_positions, transferred
+from workers.models.transfer import loaded, resized, resized_positions, transferred
 from workers.models.vit import VisionTransformer
 
 RESNET = ResNet(blocks=(1, 2), width=8, root="3x3", groups=4)

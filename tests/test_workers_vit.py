@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.definitions import ViT
+from studies.models import ViT
 from workers.models.blocks import AxialBlock, Block, StochasticDepth
 from workers.models.build import blueprint, build, materialize
 from workers.models.draws import Draws

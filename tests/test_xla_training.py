@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from studies.datasets import DIGITS
-from studies.definitions import SGD, Adafactor, AdamW, Evaluate, Hybrid, MaskedPatch, Recipe, ResNet, Train, ViT, key_of
+from studies.definitions import SGD, Adafactor, AdamW, Evaluate, Recipe, Train, key_of
+from studies.models import Hybrid, MaskedPatch, ResNet, ViT
 from studies.schedules import Cosine
 from workers.checkpoints import load_facts
 from workers.data.batches import Batches

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from studies.datasets import DIGITS
-from studies.definitions import Train, ViT
+from studies.definitions import Train
+from studies.models import ViT
 from studies.recipes import recipe
 from workers.devices import Device
 from workers.supervision import Finished, Wish

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.definitions import Gelu
+from studies.models import Gelu
 from workers.kernels import activation, attention, normalization, processor, products
 
 _HAS_SLOW_PRODUCTS = (

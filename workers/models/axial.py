@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.definitions import AXIAL_HEADS
+from studies.models import AXIAL_HEADS
 from workers.kernels.rules import GroupNorm
 from workers.models.convolutions import StandardizedConv2d
 from workers.models.draws import Draws

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.definitions import ViT
+from studies.models import ViT
 from workers.kernels.rules import Linear, attend, gelu
 from workers.models.draws import Draws
 from workers.models.positions import Grid, Positioned, relative_bias

@@ -6,7 +6,7 @@ from typing import TypeVar, overload
 import torch
 
 from studies.cost import ImageSize, sides
-from studies.definitions import Hybrid, MaskedPatch, ResNet, ViT, check_fits
+from studies.models import Hybrid, MaskedPatch, ResNet, ViT, check_fits
 from workers.models.draws import Draws
 from workers.models.hybrid import HybridNetwork
 from workers.models.masked import MaskedPatchNetwork

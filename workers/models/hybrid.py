@@ -6,7 +6,7 @@ K = classes.
 
 from torch import Tensor
 
-from studies.definitions import Hybrid
+from studies.models import Hybrid
 from workers.models.draws import Draws
 from workers.models.network import Network
 from workers.models.resnet import Body

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from studies.cost_vit import COLORS, corrupted, predictions
-from studies.definitions import MaskedPatch
+from studies.models import MaskedPatch
 from workers.kernels.rules import Linear
 from workers.models.draws import Draws
 from workers.models.network import FeatureNetwork, start_head

@@ -6,7 +6,7 @@ B = images, T = tokens, D = width, N = heads, d = width of a head.
 import torch
 from torch import Tensor, nn
 
-from studies.definitions import ViT
+from studies.models import ViT
 from workers.kernels.rules import Linear, attend, gelu
 from workers.models.blocks import EPSILON, start_kernels, start_mlp, start_norm
 from workers.models.draws import Draws

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.definitions import ViT
+from studies.models import ViT
 from workers.models.draws import Draws
 
 Grid = tuple[int, int]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studies.definitions import ResNet
+from studies.models import ResNet
 from workers.kernels.rules import GroupNorm, Linear
 from workers.models.axial import AxialMixing, LineAttention
 from workers.models.convolutions import SameConv2d, StandardizedConv2d

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from studies.cost import AnyModel, ImageSize, grid, sides
-from studies.definitions import Hybrid, MaskedPatch, ResNet, ViT
+from studies.cost import ImageSize, grid, sides
+from studies.models import AnyModel, Hybrid, MaskedPatch, ResNet, ViT, fine_tuned
 from workers.models.build import blueprint, materialize
 from workers.models.network import FeatureNetwork, Network, start_head
 from workers.models.positions import Grid
@@ -59,17 +59,6 @@ def transferred(
     start_head(head)
     new = {name: parameter.detach() for name, parameter in network.named_parameters() if name in _HEAD}
     return loaded(network, {name: kept[name] for name in kept if not _is_dropped(name)} | new)
-
-
-def fine_tuned(model: AnyModel) -> ViT | ResNet | Hybrid:
-    """The model that is fine-tuned after the pre-training of this one: without the tanh layer, where it has one."""
-    if isinstance(model, MaskedPatch):
-        return model.vit
-    if isinstance(model, Hybrid):
-        return model.model_copy(update={"vit": fine_tuned(model.vit)})
-    if isinstance(model, ViT) and model.head == "token-tanh":
-        return model.model_copy(update={"head": "token"})
-    return model
 
 
 def loaded(network: NetworkT, weights: Mapping[str, Tensor]) -> NetworkT:

@@ -7,7 +7,7 @@ A hybrid passes a feature map for the image.
 import torch
 from torch import Tensor, nn
 
-from studies.definitions import ViT
+from studies.models import ViT
 from workers.kernels.rules import Linear
 from workers.models.blocks import EPSILON, AxialBlock, Block, blocks_of, start_norm
 from workers.models.draws import Draws

@@ -7,7 +7,7 @@ from itertools import product
 
 from torch import Tensor
 
-from studies.definitions import Gelu, Hybrid, ResNet, ViT
+from studies.models import Gelu, Hybrid, ResNet, ViT
 from workers.models.network import Network
 from workers.published.layouts import Layout, Leaves
 

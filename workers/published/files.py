@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from studies.cost import ImageSize, grid
-from studies.definitions import Hybrid, ResNet, ViT
+from studies.models import Hybrid, ResNet, ViT
 from workers.models.build import blueprint
 from workers.models.network import Network
 from workers.models.positions import Grid

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from studies.definitions import Hybrid, ResNet, ViT
+from studies.models import Hybrid, ResNet, ViT
 from workers.models.network import Network
 from workers.models.positions import Grid, Positioned
 from workers.models.transfer import resized_positions

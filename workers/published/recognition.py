@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from studies.architectures import PUBLISHED
-from studies.definitions import Gelu, Head, Hybrid, ResNet, ViT
+from studies.models import Gelu, Head, Hybrid, ResNet, ViT
 from workers.published.conventions import Convention, FormatError, place_of
 from workers.published.layouts import TO_HEADS
 from workers.published.tables import recognized

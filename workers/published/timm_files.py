@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from studies.definitions import Hybrid, ResNet, ViT
+from studies.models import Hybrid, ResNet, ViT
 from workers import durable
 from workers.models.network import Network
 from workers.models.positions import Positioned
