@@ -71,7 +71,7 @@ def add(
     """
     check_name(name)
     registry_path = settings.datasets
-    if name in load_registry(registry_path).sets and not replace:
+    if load_registry(registry_path).own(name) is not None and not replace:
         raise ValueError(f"'{name}' is a data set of {registry_path} already: choose another name, or say --replace")
     columns = columns or Columns()
     files = matching(location, patterns) if patterns else told_splits(location)

@@ -16,6 +16,7 @@ from orchestrator.data_registry import drops_folder, set_bad
 from orchestrator.screen import say
 from orchestrator.settings import Settings
 from studies.datasets import BUILT_IN, DataSet, Files, StoredSplit
+from studies.known_sizes import no_images
 from studies.manifests import digest_of
 from studies.registry import load_registry
 from studies.subsets import rows_digest
@@ -71,7 +72,7 @@ def check_data(
 def _stored(data_set: DataSet, split: str | None) -> list[str]:
     """The splits to check. Raises ValueError when there is nothing to read."""
     if data_set.origin is None:
-        raise ValueError(f"{data_set.name} is private: it has a price, and no images that could be checked")
+        raise ValueError(no_images(data_set.name))
     if not isinstance(data_set.origin, Files):
         raise ValueError(f"{data_set.name} is generated in the worker: there are no files that could be checked")
     if split is None:

@@ -24,6 +24,7 @@ from orchestrator.data_registry import add_split, drops_folder
 from orchestrator.screen import say
 from orchestrator.settings import Settings
 from studies.datasets import BUILT_IN, Cut, DataSet, DropList, Files, Leave, Selection, StoredSplit
+from studies.known_sizes import no_images
 from studies.registry import Registry
 from studies.subsets import rows_digest, subset_of
 from workers.data.duplicate_report import Pair, images_at, page
@@ -173,8 +174,9 @@ def _named(registry: Registry, name: str, split: str) -> _Asked:
     data_set = registry.get(name)
     selection = data_set.selection(split)
     if not isinstance(data_set.origin, Files):
-        kind = "private" if data_set.origin is None else "generated"
-        raise ValueError(f"{name} is {kind}: it has no files whose images could be compared")
+        if data_set.origin is None:
+            raise ValueError(no_images(name))
+        raise ValueError(f"{name} is generated: it has no files whose images could be compared")
     lists = [each for step in selection.steps if isinstance(step, Leave) for each in step.lists]
     return _Asked(data_set, split, data_set.origin, selection, _rows_listed(registry, lists))
 

@@ -167,7 +167,7 @@ def _target(registry_path: Path, name: str, to: str | None) -> Target:
     folder = registry_path.absolute().parent
     entry = f"data/{name}" if to is None else to.rstrip("/") if "://" in to else str(Path(to).absolute())
     location = entry if "://" in entry else str(folder / entry)
-    registered = load_registry(registry_path).sets.get(name)
+    registered = load_registry(registry_path).own(name)
     if registered is not None:
         origin = registered.origin
         if not isinstance(origin, Files) or (to is not None and origin.location.rstrip("/") != location):

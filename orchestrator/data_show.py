@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from orchestrator.settings import Settings
 from studies.datasets import BUILT_IN, DataSet, Files, Part, Selection, SplitUse, StoredSplit
+from studies.known_sizes import no_images
 from studies.procedural import ENDLESS
 from studies.registry import Registry, load_registry
 from workers.data import contact_sheet
@@ -35,7 +36,12 @@ def all_data_sets(settings: Settings) -> list[dict[str, Any]]:
     Raises StudyError for a registry with a fault.
     """
     sets = load_registry(settings.datasets).sets
-    return [_in_short(each) for each in sorted(sets.values(), key=lambda each: each.name in BUILT_IN)]
+    return [_in_short(each) for each in sorted(sets.values(), key=_place)]
+
+
+def _place(data_set: DataSet) -> int:
+    """The user's own first, those without images last."""
+    return 2 if data_set.origin is None else data_set.name in BUILT_IN
 
 
 def _in_short(data_set: DataSet) -> dict[str, Any]:
@@ -48,7 +54,7 @@ def _in_short(data_set: DataSet) -> dict[str, Any]:
     return {
         "name": data_set.name,
         "kind": _kind(data_set),
-        "built_in": data_set.name in BUILT_IN,
+        "built_in": data_set.name in BUILT_IN or data_set.origin is None,
         "location": data_set.origin.location if isinstance(data_set.origin, Files) else None,
         "classes": data_set.classes,
         "channels": data_set.channels,
@@ -62,7 +68,7 @@ def _in_short(data_set: DataSet) -> dict[str, Any]:
 
 def _kind(data_set: DataSet) -> str:
     if data_set.origin is None:
-        return "private"
+        return "sizes"
     return "files" if isinstance(data_set.origin, Files) else "generated"
 
 
@@ -83,7 +89,7 @@ def show(settings: Settings, name: str, *, split: str | None = None, picture: Pa
     """A data set and one of its splits; the picture, where one is asked for, is of images of that split.
 
     split: `train`, or the first one, when it is None.
-    Raises ValueError for an unknown set or split and a picture of a private set, DataError when its index or shards
+    Raises ValueError for an unknown set or split and a picture of a set without images, DataError when its index or shards
     cannot be read, and OSError when the picture cannot be written.
     """
     registry = load_registry(settings.datasets)
@@ -93,14 +99,14 @@ def show(settings: Settings, name: str, *, split: str | None = None, picture: Pa
     if picture is not None:
         contact_sheet.check_ending(picture)
         if data_set.origin is None:
-            raise ValueError(f"{name} is private: it has no images to draw")
+            raise ValueError(no_images(name))
     files = data_set.origin if isinstance(data_set.origin, Files) else None
     report = {
         "name": name,
         "kind": _kind(data_set),
         "location": files.location if files else None,
         "index": files.index_location if files else None,
-        "registry": None if name in BUILT_IN else str(settings.datasets),
+        "registry": None if name in BUILT_IN or data_set.origin is None else str(settings.datasets),
         "generator": None if files or data_set.origin is None else data_set.origin.model_dump(),
         "source": data_set.source,
         "classes": data_set.classes,

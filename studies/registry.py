@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt, ValidationError
 from studies.architectures import nearest
 from studies.datasets import BUILT_IN, DataSet, Files, Part, SplitUse, generated
 from studies.frozen import Frozen
+from studies.known_sizes import KNOWN_SIZES
 from studies.language import NAME, validated
 from studies.procedural import Shapes
 from studies.yaml_source import Place, Source, read
@@ -71,8 +72,13 @@ class Registry:
             raise ValueError(f"'{name}' is no data set{nearest(name, list(self.sets))}{where}")
         return self.sets[name]
 
+    def own(self, name: str) -> DataSet | None:
+        """The set of this name with images, if there is one: one known by its sizes may still be added."""
+        found = self.sets.get(name)
+        return None if found is None or found.origin is None else found
 
-BUILT_IN_ONLY = Registry(BUILT_IN, None)
+
+BUILT_IN_ONLY = Registry(KNOWN_SIZES | BUILT_IN, None)
 
 
 def load_registry(path: Path | None) -> Registry:
@@ -84,13 +90,14 @@ def load_registry(path: Path | None) -> Registry:
         return BUILT_IN_ONLY
     source = read(path)
     if source.data is None:
-        return Registry(BUILT_IN, path)
+        return Registry(KNOWN_SIZES | BUILT_IN, path)
     written = validated(RegistryFile, source.data, source, ())
-    sets = dict(BUILT_IN)
+    own = {}
     for name, fields in written.datasets.items():
         _check_name(name, source, ("datasets", name))
-        sets[name] = _data_set(name, fields, path.absolute().parent, source)
-    return Registry(sets, path)
+        own[name] = _data_set(name, fields, path.absolute().parent, source)
+    sizes = {name: each for name, each in KNOWN_SIZES.items() if name not in own}
+    return Registry(sizes | BUILT_IN | own, path)
 
 
 def _check_name(name: str, source: Source, place: Place) -> None:

@@ -285,12 +285,12 @@ def test_a_second_submit_trains_nothing(done: Path) -> None:
     assert [(run.key, run.fence, run.finished_at) for run in runs_of(done)] == attempts
 
 
-def test_a_study_of_a_private_data_set_has_a_price_and_is_not_stored(tmp_path: Path) -> None:
+def test_a_study_of_a_data_set_known_by_its_sizes_has_a_price_and_is_not_stored(tmp_path: Path) -> None:
     fig5 = Path(__file__).parent.parent / "studies" / "fig5.yaml"
     assert vitscale("plan", str(fig5), cwd=tmp_path).code == 0
     done = vitscale("submit", str(fig5), "--yes", cwd=tmp_path)
     assert done.code == 2
-    assert "jft-300m is a private data set: `vitscale plan` prices the study, but it cannot run" in done.err
+    assert "jft-300m is known by its sizes alone: name your copy" in done.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -207,7 +207,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown split": ({"against": ["pets:tset"]}, "'tset' is no split of pets"),
     "an unknown set": ({"against": ["cats:test"]}, "'cats' is no data set"),
     "a generated set": ({"against": ["shapes:test"]}, "shapes is generated: it has no files"),
-    "a private set": ({"name": "jft-300m"}, "jft-300m is private: it has no files"),
+    "a set known by its sizes": ({"name": "jft-300m"}, "jft-300m is known by its sizes alone"),
     "a large radius": ({"radius": 13}, "the radius is 13: give a number of bits from 0 to 12"),
     "a split that is there": ({"new_split": "train"}, "web has a split 'train' in .*: choose another name"),
     "a built-in set": ({"name": "digits", "split": "all", "new_split": "clean"}, "digits is built in"),

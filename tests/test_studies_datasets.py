@@ -6,7 +6,20 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from studies.datasets import DIGITS, JFT_300M, SHAPES, DataSet, Files, Part, SplitUse, StoredSplit, Thinned, parsed_rows
+from studies.datasets import (
+    BUILT_IN,
+    DIGITS,
+    JFT_300M,
+    SHAPES,
+    DataSet,
+    Files,
+    Part,
+    SplitUse,
+    StoredSplit,
+    Thinned,
+    parsed_rows,
+)
+from studies.known_sizes import KNOWN_SIZES
 from studies.manifests import Manifest, Shard, SplitManifest
 from studies.registry import load_registry
 from studies.yaml_source import StudyError
@@ -45,7 +58,7 @@ def registry_file(folder: Path, text: str) -> Path:
 
 def test_a_registry_names_sets_beside_the_built_in_ones(tmp_path: Path) -> None:
     registry = load_registry(registry_file(tmp_path, REGISTRY))
-    assert set(registry.sets) == {"digits", "jft-300m", "shapes", "pets", "web", "easy"}
+    assert set(registry.sets) == {*BUILT_IN, *KNOWN_SIZES, "pets", "web", "easy"}
     pets, web = registry.get("pets"), registry.get("web")
     assert isinstance(pets.origin, Files)
     assert isinstance(web.origin, Files)
@@ -65,7 +78,7 @@ def test_the_index_is_beside_the_shards_whatever_options_a_location_has() -> Non
 
 def test_without_a_registry_there_are_the_built_in_sets(tmp_path: Path) -> None:
     registry = load_registry(tmp_path / "none.yaml")
-    assert set(registry.sets) == {"digits", "jft-300m", "shapes"}
+    assert set(registry.sets) == {*BUILT_IN, *KNOWN_SIZES}
     with pytest.raises(
         ValueError, match=r"'digit' is no data set; did you mean 'digits'\?.*no datasets.yaml was found"
     ):

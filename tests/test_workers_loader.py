@@ -390,7 +390,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown split": ({"split": "tests"}, "'tests' is no split of small"),
     "other fingerprint": ({"fingerprint": "0" * 64}, "by the fingerprint 000000000000, and the registry by"),
     "too many rows": ({"rows": ROWS + 1}, "has 240 images, not 241"),
-    "private": ({"name": "jft-300m", "fingerprint": None}, "jft-300m is a private set"),
+    "sizes": ({"name": "jft-300m", "fingerprint": None}, "jft-300m is known by its sizes alone"),
 }
 
 

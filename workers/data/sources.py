@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from studies.datasets import DataSet, DropList, Leave, Selection
 from studies.definitions import Data
+from studies.known_sizes import no_images
 from studies.procedural import Shapes
 from studies.registry import Registry
 from studies.subsets import Certificate, Rows, Subset, rows_digest, subset_of
@@ -271,7 +272,7 @@ Source = Stored | Drawn
 def open_source(data: Data, registry: Registry) -> Source:
     """The images that a run's data names; of files only the index is read.
 
-    Raises DataError when the registry knows no such set or split, or other rows by that name; when the set is private;
+    Raises DataError when the registry knows no such set or split, or other rows by that name; when it has no images;
     and when its index or a list of rows to leave out is missing or changed.
     """
     data_set, selection = _checked(data, registry)
@@ -299,7 +300,7 @@ def _checked(data: Data, registry: Registry) -> tuple[DataSet, Selection]:
     except ValueError as error:
         raise DataError(f"{error}: give this worker the registry with which the study was submitted") from error
     if data_set.origin is None or selection.fingerprint is None or data.fingerprint is None:
-        raise DataError(f"{data.name} is a private set, and there are no files to read: choose another data set")
+        raise DataError(no_images(data.name))
     if selection.fingerprint != data.fingerprint:
         raise DataError(
             f"the run names the {data.split} split of {data.name} by the fingerprint {data.fingerprint[:12]}, and the"
