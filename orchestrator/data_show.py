@@ -89,8 +89,8 @@ def show(settings: Settings, name: str, *, split: str | None = None, picture: Pa
     """A data set and one of its splits; the picture, where one is asked for, is of images of that split.
 
     split: `train`, or the first one, when it is None.
-    Raises ValueError for an unknown set or split and a picture of a set without images, DataError when its index or shards
-    cannot be read, and OSError when the picture cannot be written.
+    Raises ValueError for an unknown set or split and a picture of a set without images, DataError when its index or
+    shards cannot be read, and OSError when the picture cannot be written.
     """
     registry = load_registry(settings.datasets)
     data_set = registry.get(name)

@@ -111,7 +111,7 @@ class Data(Frozen):
     name: str
     fingerprint: Digest | None
     """Names the bytes of the split's files and which of their rows it takes (`studies/datasets.py`); a worker refuses
-    to read others. None of a private set, which has only a price."""
+    to read others. None of a set known by its sizes, which has only a price."""
     split: str
     rows: PositiveInt
     per_class: PositiveInt | None = None
@@ -241,6 +241,13 @@ class _Training(Frozen):
             )
         if sum(watch.keep == "best" for watch in self.watches) > 1:
             raise ValueError("two evaluations both decide which weights are kept: give keep: best to one")
+        names = [(watch.kind, watch.data.name, watch.data.split) for watch in self.watches]
+        if len(set(names)) < len(names):
+            raise ValueError("two evaluations on the way would measure the same by the same name: keep one")
+        if isinstance(model, MaskedPatch) and any(isinstance(watch, SplitWatch) for watch in self.watches):
+            raise ValueError(
+                "a masked-patch model classifies nothing: on the way only few-shot evaluations are possible"
+            )
 
 
 class Train(_Training):
@@ -271,6 +278,10 @@ class FineTune(_Training):
     @validator(mode="after")
     def _is_possible(self) -> "FineTune":
         self._check(self.model)
+        if self.trained == "head" and (self.recipe.dropout or self.recipe.stochastic_depth):
+            raise ValueError(
+                "dropout and stochastic_depth have no effect on a linear probe: its body is as in evaluation"
+            )
         return self
 
 

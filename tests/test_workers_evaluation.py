@@ -7,15 +7,17 @@ import pytest
 import torch
 
 from studies.datasets import DIGITS
-from studies.definitions import Evaluate, key_of
-from studies.metrics import ACCURACY, LOSS
+from studies.definitions import Evaluate, FewShot, FineTune, Train, canonical, key_of
+from studies.metrics import ACCURACY, LOSS, fewshot_accuracy
+from studies.models import MaskedPatch, ViT, fine_tuned
 from studies.registry import BUILT_IN_ONLY
 from tests.trained_digits import CPU, SMALL, Silent, values
-from workers.checkpoints import load, save
+from workers.checkpoints import Facts, load, save
 from workers.data.batches import normalized
 from workers.data.loader import Batch
 from workers.data.sources import open_source
 from workers.evaluation import BATCH, batched, load_trained
+from workers.models.build import build
 from workers.models.transfer import resized_positions
 from workers.perform import perform
 from workers.supervision import CheckpointError, Place, Stopped, Wish, Yielded
@@ -87,8 +89,8 @@ def test_a_wrong_upstream_is_refused(upstream: Path, tmp_path: Path) -> None:
     tensors, facts = load(upstream)
     other = SMALL.model_copy(update={"seed": 7})
     changes: dict[str, tuple[dict[str, object], str]] = {
-        "renamed": ({"training": other.model_dump_json()}, "and the run stands on"),
-        "early": ({"step": 3}, "is at step 3 of"),
+        "renamed": ({"training": other.model_dump_json()}, "its definition is of another"),
+        "early": ({"step": 3}, "is at step 3 and not at the end"),
         "unreadable": ({"training": "{}"}, "a definition that this code cannot read"),
     }
     for name, (change, message) in changes.items():
@@ -118,10 +120,72 @@ def test_images_that_the_network_is_not_made_for_are_refused(upstream: Path, tmp
     data = DIGITS.take("test")
     for change, message in (
         ({"channels": 3}, "1 channels cannot see images of 3"),
-        ({"classes": 5}, "10 classes .* on 5"),
+        ({"classes": 5}, "10 classes .* on 5, those of digits: give a mapping"),
     ):
         with pytest.raises(ValueError, match=message):
             perform(evaluation().model_copy(update={"data": data.model_copy(update=change)}), place, Silent())
+
+
+def test_a_mapping_must_have_as_many_classes_as_the_network(upstream: Path, tmp_path: Path) -> None:
+    run = evaluation().model_copy(update={"mapping": (0, 1, 2)})
+    with pytest.raises(ValueError, match="a mapping of 3 classes is none of a network of 10"):
+        perform(run, Place(CPU, tmp_path, upstream=upstream), Silent())
+
+
+def finished(run: Train | FineTune, folder: Path, **beside: torch.Tensor) -> Path:
+    """The final checkpoint of a training that changed nothing."""
+    network = build(run.model, image_size=8, channels=1, classes=run.data.classes, seed=run.seed)
+    weights = {f"model.{name}": parameter.detach() for name, parameter in network.named_parameters()}
+    facts = Facts(run=key_of(run), training=canonical(run), step=run.steps, numerics="cpu", mixed_numerics=False)
+    save(folder, weights | beside, facts)
+    return folder
+
+
+def test_evaluations_stand_on_fine_tuned_networks_too(tmp_path: Path) -> None:
+    assert isinstance(SMALL.model, ViT)
+    run = FineTune(
+        upstream=key_of(SMALL),
+        model=fine_tuned(SMALL.model),
+        data=SMALL.data,
+        image_size=8,
+        recipe=SMALL.recipe,
+        examples=SMALL.examples,
+        seed=0,
+    )
+    measure = evaluation().model_copy(update={"upstream": key_of(run)})
+    place = Place(CPU, tmp_path, upstream=finished(run, tmp_path / "final"))
+    assert load_trained(measure, place).training == run
+    assert ACCURACY in values(perform(measure, place, Silent()))
+
+
+def test_what_a_trunk_leaves_beside_its_weights_is_no_matter_to_an_evaluation(upstream: Path, tmp_path: Path) -> None:
+    tensors, facts = load(upstream)
+    beside = {"optimizer.first.head.bias": torch.ones(10), "last.head.bias": torch.ones(10)}
+    save(tmp_path / "trunk", tensors | beside, facts)
+    found, expected = (
+        perform(evaluation(), Place(CPU, tmp_path, upstream=each), Silent()) for each in (tmp_path / "trunk", upstream)
+    )
+    assert found == expected
+
+
+def test_a_masked_patch_network_has_features_for_few_shots_and_classifies_nothing(tmp_path: Path) -> None:
+    model = MaskedPatch(vit=ViT(patch=2, width=16, depth=1, mlp=16, heads=2, head="token"))
+    run = SMALL.model_copy(update={"model": model})
+    place = Place(CPU, tmp_path, upstream=finished(run, tmp_path / "final"))
+    with pytest.raises(ValueError, match="learned to predict masked patches and knows no classes: fine-tune it, or"):
+        perform(evaluation().model_copy(update={"upstream": key_of(run)}), place, Silent())
+    fewshot = FewShot(
+        upstream=key_of(run),
+        support=DIGITS.take("train"),
+        data=DIGITS.take("test"),
+        image_size=8,
+        shots=(10,),
+        support_seeds=(0,),
+        l2=(1.0,),
+    )
+    accuracy = values(perform(fewshot, place, Silent()))[fewshot_accuracy(10)]
+    assert accuracy is not None
+    assert accuracy > 0.2
 
 
 def test_an_evaluation_gives_up_when_it_is_asked_to(upstream: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Few-shot evaluation: against scikit-learn and the published evaluator, in float64 and where float32 is enough."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from studies.datasets import DIGITS
 from studies.definitions import FewShot, key_of
-from studies.metrics import fewshot_accuracy, fewshot_accuracy_of_seed
+from studies.metrics import chosen_l2, fewshot_accuracy, fewshot_accuracy_of_seed
 from studies.registry import BUILT_IN_ONLY
 from tests.trained_digits import CPU, SMALL, Silent, values
 from workers.checkpoints import load, save
@@ -68,7 +69,7 @@ def test_ridge_regression_agrees_with_scikit_learn(rows: int, features: int) -> 
 
 def test_a_gram_matrix_in_float32_gives_scikit_learns_weights_to_a_hundred_thousandth() -> None:
     x_NF, label_N = support(2000, 300, 40)
-    for l2s in ((1024.0,), (16.0, 1024.0, 64.0, 256.0)):
+    for l2s in ((1024.0,), (16.0, 1024.0, 64.0, 256.0), (16.0, 1024.0, 64.0, 256.0, 32.0)):
         found = ridge_fast(x_NF, label_N, l2s, classes=40)
         assert found is not None
         for weight, l2 in zip(found, l2s, strict=True):
@@ -80,7 +81,7 @@ def test_float32_is_refused_wherever_it_would_not_give_five_digits() -> None:
     for decay in (0.0, 0.5, 1.0, 2.0):
         x_NF, label_N = support(1500, 200, 30, decay=decay)
         for l2 in (1e-6, 1e-2, 1.0, 32.0, 1024.0, 32768.0):
-            for l2s in ((l2,), (l2, 2 * l2, 4 * l2)):
+            for l2s in ((l2,), tuple(l2 * 2**power for power in range(5))):
                 found = ridge_fast(x_NF, label_N, l2s, classes=30)
                 accepted[found is not None] += 1
                 exact = ridge_primal(x_NF, label_N, l2s, classes=30)
@@ -88,6 +89,15 @@ def test_float32_is_refused_wherever_it_would_not_give_five_digits() -> None:
                 for weight, expected in zip(found or [], exact, strict=bool(found)):
                     assert relative(weight[:-1], expected[:-1]) <= 1e-5
     assert min(accepted.values()) >= 8
+
+
+def test_many_l2_share_eigenvectors_whose_precision_is_that_which_the_features_need() -> None:
+    l2s = (1.0, 4.0, 16.0, 64.0, 256.0)
+    for decay in (0.0, 0.5, 1.0):
+        x_NF, label_N = support(9000, 500, 10, decay=decay)
+        found = ridge(x_NF, label_N, l2s, classes=10)
+        for weight, exact in zip(found, ridge_primal(x_NF, label_N, l2s, classes=10), strict=True):
+            assert relative(weight[:-1], exact[:-1]) <= 1e-5
 
 
 def test_a_large_support_takes_float32_only_where_it_is_enough() -> None:
@@ -101,7 +111,7 @@ def test_a_large_support_takes_float32_only_where_it_is_enough() -> None:
 
 def test_an_error_that_is_no_number_is_not_taken_for_a_small_one() -> None:
     x_NF, label_N = support(300, 20, 5)
-    for l2s in ((1.0,), (1.0, 2.0, 4.0)):
+    for l2s in ((1.0,), (1.0, 2.0, 4.0, 8.0, 16.0)):
         assert ridge_fast(torch.zeros_like(x_NF), label_N, l2s, classes=5) is None
         assert ridge_fast(x_NF.index_fill(1, torch.tensor([3]), torch.nan), label_N, l2s, classes=5) is None
 
@@ -135,7 +145,7 @@ def test_several_l2_give_the_weights_that_each_gives_alone(rows: int, features: 
 def test_the_weights_have_the_same_bits_each_time() -> None:
     x_NF, label_N = support(900, 200, 20)
     for way in (ridge_fast, ridge_primal, ridge_dual):
-        once, again = (way(x_NF, label_N, (256.0, 512.0, 1024.0), classes=20) for _ in range(2))
+        once, again = (way(x_NF, label_N, (16.0, 64.0, 256.0, 512.0, 1024.0), classes=20) for _ in range(2))
         assert once is not None
         assert again is not None
         assert all(torch.equal(*pair) for pair in zip(once, again, strict=True))
@@ -152,29 +162,38 @@ def test_the_classifier_is_the_published_evaluator_step_by_step() -> None:
         y = 2 * np.eye(3)[label] - 1
         weight = np.linalg.inv(x.T @ x + 8.0 * np.eye(features + 1)) @ x.T @ y
         expected = np.pad((query - mean) / deviation, [(0, 0), (0, 1)], constant_values=100.0) @ weight
-        found = classify(*map(torch.from_numpy, (support, label, query)), classes=3, l2=8.0)
+        (found,) = classify(*map(torch.from_numpy, (support, label, query)), classes=3, l2s=(8.0,))
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-10)
 
 
 def test_an_images_scores_do_not_depend_on_how_many_are_asked_at_once() -> None:
     x_NF, label_N = support(60, 70, 13)
     query_NF = torch.randn(2500, 70, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    whole = classify(x_NF, label_N, query_NF, classes=13, l2=16.0)
+    (whole,) = classify(x_NF, label_N, query_NF, classes=13, l2s=(16.0,))
     for size in (1, 700, 1024, 1999):
-        parts = [classify(x_NF, label_N, part, classes=13, l2=16.0) for part in query_NF[: 3 * size].split(size)]  # type: ignore[no-untyped-call]
+        starts = range(0, 3 * size, size)
+        parts = [
+            next(classify(x_NF, label_N, query_NF[start : start + size], classes=13, l2s=(16.0,))) for start in starts
+        ]
         assert torch.equal(torch.cat(parts), whole[: 3 * size])
 
 
-@given(shots=st.integers(1, 9), seed=st.integers(0, 100))
-@settings(max_examples=30, deadline=None)
-def test_supports_are_nested_balanced_and_drawn_by_their_seed(shots: int, seed: int) -> None:
+@given(shots=st.integers(1, 9), seed=st.integers(0, 100), draw=st.sampled_from(["seeded", "first"]))
+@settings(max_examples=40, deadline=None)
+def test_supports_are_nested_and_balanced(shots: int, seed: int, draw: Literal["seeded", "first"]) -> None:
     label = open_source(DIGITS.take("train", 300), BUILT_IN_ONLY).labels()
-    fewer = support_rows(label, shots=shots, classes=10, seed=seed)
-    more = support_rows(label, shots=shots + 1, classes=10, seed=seed)
+    fewer = support_rows(label, shots=shots, classes=10, seed=seed, draw=draw)
+    more = support_rows(label, shots=shots + 1, classes=10, seed=seed, draw=draw)
     assert np.bincount(label[fewer], minlength=10).tolist() == [shots] * 10
     assert len(set(fewer)) == 10 * shots
     assert np.array_equal(fewer.reshape(10, shots), more.reshape(10, shots + 1)[:, :shots])
-    assert not np.array_equal(more, support_rows(label, shots=shots + 1, classes=10, seed=seed + 1))
+    other = support_rows(label, shots=shots + 1, classes=10, seed=seed + 1, draw=draw)
+    assert np.array_equal(more, other) == (draw == "first")
+
+
+def test_the_first_images_of_each_class_are_those_in_the_order_of_the_support() -> None:
+    label = np.array([1, 0, 1, 1, 0, 2, 2, 0])
+    assert support_rows(label, shots=2, classes=3, seed=5, draw="first").tolist() == [1, 4, 0, 2, 5, 6]
 
 
 def test_few_shot_results_are_one_for_each_seed_and_their_mean(upstream: Path, tmp_path: Path) -> None:
@@ -189,6 +208,34 @@ def test_few_shot_results_are_one_for_each_seed_and_their_mean(upstream: Path, t
     assert five is not None
     assert 0.2 < one < five
     assert not found
+
+
+def test_of_several_l2_each_number_of_shots_takes_the_one_of_the_best_mean(upstream: Path, tmp_path: Path) -> None:
+    place = Place(CPU, tmp_path, upstream=upstream)
+    l2s = tuple(4.0**power for power in range(-3, 8))
+    together = values(perform(fewshot().model_copy(update={"l2": l2s}), place, Silent()))
+    alone = {l2: values(perform(fewshot().model_copy(update={"l2": (l2,)}), place, Silent())) for l2 in (*l2s, 1024.0)}
+    for shots in (1, 5):
+        mean = fewshot_accuracy(shots)
+        best = max(l2s, key=lambda l2: alone[l2][mean] or 0.0)  # the first of equal ones
+        assert together[chosen_l2(shots)] == best
+        for metric in (mean, *(fewshot_accuracy_of_seed(shots, seed) for seed in (0, 1, 2))):
+            assert together[metric] == alone[best][metric]
+    assert len({alone[l2][fewshot_accuracy(5)] for l2 in l2s}) > 1
+    assert not any(name.startswith("l2_") for name in alone[1024.0])
+
+
+def test_where_nothing_is_drawn_the_result_names_no_seed(upstream: Path, tmp_path: Path) -> None:
+    run = fewshot().model_copy(update={"draw": "first", "support_seeds": (0,)})
+    found = values(perform(run, Place(CPU, tmp_path, upstream=upstream), Silent()))
+    assert found.keys() == {fewshot_accuracy(1), fewshot_accuracy(5)}
+
+
+def test_lists_of_labels_are_refused(upstream: Path, tmp_path: Path) -> None:
+    run = fewshot()
+    other = run.model_copy(update={"data": run.data.model_copy(update={"multi_label": True})})
+    with pytest.raises(ValueError, match="needs one label an image, and digits has lists of them"):
+        perform(other, Place(CPU, tmp_path, upstream=upstream), Silent())
 
 
 def test_a_class_with_fewer_images_than_shots_is_an_error_before_any_feature_is_computed(

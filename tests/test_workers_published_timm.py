@@ -256,13 +256,14 @@ def checkpoint(folder: Path, training: Train, tensors: dict[str, Tensor], step: 
 
 
 def test_the_end_of_a_training_is_written_with_every_digit(tmp_path: Path) -> None:
-    training = Train.model_validate({**builders.training().run.model_dump(), "model": changed(head="gap")})
+    model = changed(head="gap")
+    training = Train.model_validate({**builders.training().run.model_dump(), "model": model})
     network = build(training.model, image_size=8, channels=1, classes=10, seed=3)
     tensors = {f"model.{name}": parameter.detach() for name, parameter in network.named_parameters()}
     folder = checkpoint(tmp_path / "final", training, tensors, training.steps)
     assert export(folder, tmp_path / "model.safetensors") == "vit_base_patch16_224"
-    other = build(training.model, image_size=8, channels=1, classes=10, seed=4)
-    load(tmp_path / "model.safetensors", other, training.model)
+    other = build(model, image_size=8, channels=1, classes=10, seed=4)
+    load(tmp_path / "model.safetensors", other, model)
     torch.testing.assert_close(dict(other.named_parameters()), dict(network.named_parameters()), rtol=0, atol=0)
 
     early = checkpoint(tmp_path / "early", training, tensors, training.steps - 1)

@@ -1,7 +1,6 @@
 """Trainings: they learn, stop and go on with the same bits, fail where they should, and order their checkpoints."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studies.augmentations import AUGMENTATIONS
-from studies.datasets import DIGITS
-from studies.definitions import SGD, Adafactor, AdamW, Recipe, Train, key_of
+from studies.definitions import SGD, Adafactor, AdamW, Train, key_of
 from studies.metrics import TRAIN_LOSS
-from studies.models import Hybrid, ResNet, ViT
-from studies.schedules import Cosine
+from tests.small_trainings import CPU, FAMILIES, Recorder, final_bits, place_in, training_of
 from workers.checkpoints import load, load_facts, save, step_folder
 from workers.data.batches import Batches
-from workers.devices import Device
 from workers.perform import perform
 from workers.supervision import (
     CheckpointError,
@@ -31,55 +27,6 @@ from workers.supervision import (
     Yielded,
 )
 from workers.training import Training
-
-CPU = Device.named("cpu")
-VIT = ViT(patch=4, width=16, depth=1, mlp=32, heads=2)
-RESNET = ResNet(blocks=(1,), width=8, root="3x3", groups=4)
-FAMILIES = {
-    "vit": VIT,
-    "vit gap": VIT.model_copy(update={"head": "gap"}),
-    "resnet": RESNET,
-    "hybrid": Hybrid(body=RESNET, vit=VIT),
-}
-RECIPE = Recipe(lr_peak=1e-2, schedule=Cosine(), warmup_steps=2, weight_decay=0.1, batch=20, clip_norm=1.0)
-
-
-def training_of(steps: int, *, model: Any = VIT, rows: int = 50, seed: int = 0, **recipe: Any) -> Train:
-    changed = Recipe.model_validate({**RECIPE.model_dump(), **recipe})
-    data, examples = DIGITS.take("train", rows), steps * changed.batch
-    return Train(model=model, data=data, image_size=8, recipe=changed, examples=examples, seed=seed)
-
-
-class Recorder:
-    """Keeps all it hears, and wishes what it was told to from a step on."""
-
-    def __init__(self, wish: Wish = Wish.CONTINUE, at: int = 0) -> None:
-        self.wish, self.at = wish, at
-        self.steps: list[int] = []
-        self.measured: dict[int, dict[str, float]] = {}
-        self.current: Path | None = None
-        self.earlier_seen: list[bool] = []
-
-    def reached(self, step: int) -> Wish:
-        self.steps.append(step)
-        return self.wish if step >= self.at else Wish.CONTINUE
-
-    def measure(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.measured[step] = dict(metrics)
-
-    def checkpointed(self, folder: Path, step: int) -> None:
-        assert load_facts(folder).step == step
-        if self.current is not None:
-            self.earlier_seen.append(self.current.exists())
-        self.current = folder
-
-
-def place_in(folder: Path, **fields: Any) -> Place:
-    return Place(device=CPU, folder=folder, **fields)
-
-
-def final_bits(folder: Path) -> bytes:
-    return (folder / "state.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

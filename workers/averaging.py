@@ -13,8 +13,9 @@ class Average:
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
+        """Of what the network trains: a frozen parameter is its own average."""
         self.decay = decay
-        self.parameters = dict(network.named_parameters())
+        self.parameters = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
         self.weights: dict[str, Tensor] = {
             name: parameter.detach().clone() for name, parameter in self.parameters.items()
         }

@@ -39,8 +39,8 @@ def kernels_of(network: nn.Module) -> list[str]:
 
 
 def _decayed(network: nn.Module, recipe: Recipe) -> list[tuple[float, list[str]]]:
-    """Names of the kernels by the weight decay that they get."""
-    kernels = kernels_of(network)
+    """Names of the kernels that are trained by the weight decay that they get."""
+    kernels = [name for name in kernels_of(network) if network.get_parameter(name).requires_grad]
     if recipe.head_weight_decay is None:
         return [(recipe.weight_decay, kernels)]
     heads = [name for name in kernels if name in _HEADS]
@@ -51,6 +51,7 @@ def _decayed(network: nn.Module, recipe: Recipe) -> list[tuple[float, list[str]]
 class Optimizer:
     """AdamW, SGD or Adafactor as a recipe says, with all of its state there from the start.
 
+    It knows what the network trains: frozen parameters have no state and do not change.
     Weight decay is decoupled: an update first removes lr * weight_decay of every kernel.
     compiled: updates are recorded and shall be one program for all steps, so what changes from step to step comes as a
     tensor; torch's own optimizers would make a constant of it, or read it on the host.
@@ -60,7 +61,7 @@ class Optimizer:
         self.recipe = recipe
         self.compiled = compiled
         self.step = 0
-        self.parameters = dict(network.named_parameters())
+        self.parameters = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
         self.decayed: list[tuple[float, list[Tensor]]] = [
             (weight_decay, [self.parameters[name] for name in names])
             for weight_decay, names in _decayed(network, recipe)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from studies.definitions import Train
+from studies.definitions import AnyTraining
 from studies.registry import BUILT_IN_ONLY, Registry
 from studies.subsets import Certificate
 from workers.data.loader import TrainLoader
@@ -30,7 +30,7 @@ class Batches:
     Raises DataError as `open_source` does, and when images cannot be shown.
     """
 
-    def __init__(self, run: Train, device: Device, registry: Registry = BUILT_IN_ONLY) -> None:
+    def __init__(self, run: AnyTraining, device: Device, registry: Registry = BUILT_IN_ONLY) -> None:
         source = open_source(run.data, registry)
         self.run = run
         self.device = device
@@ -71,7 +71,7 @@ class _Memory:
 
     waited_seconds = 0.0
 
-    def __init__(self, run: Train, source: Source, device: Device) -> None:
+    def __init__(self, run: AnyTraining, source: Source, device: Device) -> None:
         image_NHWC, label_N = source.decoded()
         self.run = run
         self.device = device
@@ -107,7 +107,7 @@ class _Memory:
 class _Files:
     """Images that are read from files, or drawn, by threads that keep ahead of the steps."""
 
-    def __init__(self, run: Train, source: Source, readers: int) -> None:
+    def __init__(self, run: AnyTraining, source: Source, readers: int) -> None:
         self.run = run
         self.source = source
         self.readers = readers

@@ -6,7 +6,7 @@ from typing import TypeVar, overload
 import torch
 
 from studies.cost import ImageSize, sides
-from studies.models import Hybrid, MaskedPatch, ResNet, ViT, check_fits
+from studies.models import AnyModel, Hybrid, MaskedPatch, ResNet, ViT, check_fits
 from workers.models.draws import Draws
 from workers.models.hybrid import HybridNetwork
 from workers.models.masked import MaskedPatchNetwork
@@ -15,6 +15,9 @@ from workers.models.resnet import ResidualNetwork
 from workers.models.vit import VisionTransformer
 
 NetworkT = TypeVar("NetworkT", bound=FeatureNetwork)
+
+AnyNetwork = Network | MaskedPatchNetwork
+"""What a model's definition becomes."""
 
 
 @overload
@@ -40,8 +43,9 @@ def build(
     stochastic_depth: float = 0.0,
     seed: int,
 ) -> MaskedPatchNetwork: ...
+@overload
 def build(
-    model: ViT | ResNet | Hybrid | MaskedPatch,
+    model: AnyModel,
     *,
     image_size: ImageSize,
     channels: int,
@@ -50,7 +54,18 @@ def build(
     stochastic_depth: float = 0.0,
     head_bias: float = 0.0,
     seed: int,
-) -> Network | MaskedPatchNetwork:
+) -> AnyNetwork: ...
+def build(
+    model: AnyModel,
+    *,
+    image_size: ImageSize,
+    channels: int,
+    classes: int,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    head_bias: float = 0.0,
+    seed: int,
+) -> AnyNetwork:
     """The network with its first values, on the CPU, in float32 and ready for training.
 
     Values are a function of the definition and the seed alone, the same on every machine.
@@ -71,10 +86,17 @@ def build(
             parameter.fill_(math.nan)
         network.initialize(Draws(seed))
         if head_bias:
-            assert not isinstance(model, MaskedPatch)
-            network.get_parameter("vit.head.bias" if isinstance(model, Hybrid) else "head.bias").fill_(head_bias)
+            assert isinstance(network, Network)
+            network.get_parameter(f"{head_of(model)}.bias").fill_(head_bias)
     assert all(bool(parameter.isfinite().all()) for parameter in network.parameters()), "a parameter has no first value"
     return network
+
+
+def head_of(model: AnyModel) -> str:
+    """The name of the last linear layer in the model's network."""
+    if isinstance(model, MaskedPatch):
+        return "predict"
+    return "vit.head" if isinstance(model, Hybrid) else "head"
 
 
 def materialize(network: NetworkT, device: torch.device | str) -> NetworkT:
@@ -107,15 +129,25 @@ def blueprint(
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
 ) -> MaskedPatchNetwork: ...
+@overload
 def blueprint(
-    model: ViT | ResNet | Hybrid | MaskedPatch,
+    model: AnyModel,
     *,
     image_size: ImageSize,
     channels: int,
     classes: int,
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
-) -> Network | MaskedPatchNetwork:
+) -> AnyNetwork: ...
+def blueprint(
+    model: AnyModel,
+    *,
+    image_size: ImageSize,
+    channels: int,
+    classes: int,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+) -> AnyNetwork:
     """The network on the meta device: every shape, no memory.
 
     image_size: side of a square image in pixels, or (height, width).

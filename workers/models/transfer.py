@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from studies.cost import ImageSize, grid, sides
-from studies.models import AnyModel, Hybrid, MaskedPatch, ResNet, ViT, fine_tuned
-from workers.models.build import blueprint, materialize
+from studies.models import AnyModel, MaskedPatch, ResNet, ViT, fine_tuned
+from workers.models.build import blueprint, head_of, materialize
 from workers.models.network import FeatureNetwork, Network, start_head
 from workers.models.positions import Grid
 
@@ -32,11 +32,12 @@ def transferred(
     classes: int,
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
+    head_bias: float = 0.0,
 ) -> Network:
     """The network of `fine_tuned(model)` on the CPU, ready for fine-tuning on other images and classes.
 
-    Its one linear layer starts at zero; positions are those of `resized`; all else is kept bit for bit. Of a
-    masked-patch model the transformer goes on.
+    Its one linear layer starts at zero, but for its biases where `head_bias` is another number; positions are those of
+    `resized`; all else is kept bit for bit. Of a masked-patch model the transformer goes on.
 
     Raises ValueError as `resized` does, when patches do not tile the new image, and when the weights are not the
     model's.
@@ -54,9 +55,10 @@ def transferred(
         stochastic_depth=stochastic_depth,
     )
     network = materialize(shape, "cpu")
-    head = network.get_submodule("vit.head" if isinstance(target, Hybrid) else "head")
+    head = network.get_submodule(head_of(target))
     assert isinstance(head, torch.nn.Linear)
     start_head(head)
+    torch.nn.init.constant_(head.bias, head_bias)
     new = {name: parameter.detach() for name, parameter in network.named_parameters() if name in _HEAD}
     return loaded(network, {name: kept[name] for name in kept if not _is_dropped(name)} | new)
 

@@ -2,41 +2,35 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from studies.definitions import RUN, Train
-from workers.checkpoints import load
+from studies.models import MaskedPatch
+from workers.final import read_final
 from workers.models.build import blueprint, materialize
 from workers.models.transfer import loaded
 from workers.published.timm_files import save_timm, timm_model
 from workers.supervision import CheckpointError
 
-_PREFIX = "model."
-"""Before the names of the network's parameters in a training's checkpoint."""
-
 
 def export(checkpoint: Path, output: Path, *, head: bool = True, overwrite: bool = False) -> str:
     """Write the network of a training's last checkpoint for timm; the name of timm's architecture.
 
-    Raises CheckpointError when it is not whole or not of a training's end, and what `save_timm` raises.
+    Raises CheckpointError when it is not whole or not of a training's end, ValueError when it is of a masked-patch
+    model, and what `save_timm` raises.
     """
-    tensors, facts = load(checkpoint)
-    try:
-        training = RUN.validate_json(facts.training)
-    except ValidationError as error:
-        raise CheckpointError(f"{checkpoint} holds a definition that this code cannot read") from error
-    if not isinstance(training, Train) or facts.step != training.steps:
-        raise CheckpointError(f"{checkpoint} is at step {facts.step:,} and not at the end of its training")
+    final = read_final(checkpoint)
+    training, model = final.training, final.training.model
+    if isinstance(model, MaskedPatch):
+        raise ValueError(
+            f"{checkpoint} is of a masked-patch model, which timm has no counterpart for: export a fine-tuning of it"
+        )
     shape = blueprint(
-        training.model,
+        model,
         image_size=training.image_size,
         channels=training.data.channels,
         classes=training.data.classes,
     )
-    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
     try:
-        network = loaded(materialize(shape, "cpu"), weights)
+        network = loaded(materialize(shape, "cpu"), final.weights)
     except ValueError as error:
         raise CheckpointError(f"{checkpoint} does not fit its own definition: {error}") from error
-    save_timm(output, network, training.model, head=head, overwrite=overwrite)
-    return timm_model(network, training.model, head=head)[0]
+    save_timm(output, network, model, head=head, overwrite=overwrite)
+    return timm_model(network, model, head=head)[0]
