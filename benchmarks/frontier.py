@@ -12,7 +12,7 @@ import psycopg
 from sqlalchemy import insert, text
 
 from benchmarks.databases import fresh_urls, median_milliseconds, print_table
-from db import answers
+from db import frontiers
 from db.store import Connection, Store
 from db.tables import PointRow, SeriesRow, StudyRow
 from db.views import frontier_rows
@@ -105,15 +105,15 @@ def main() -> None:
             series_id = fill(store, url)
             with store.read() as c:
                 found = {
-                    "by family": answers.frontier(c, series_id, by_family=True),
-                    "pooled": answers.frontier(c, series_id),
+                    "by family": frontiers.frontier(c, series_id, by_family=True),
+                    "pooled": frontiers.frontier(c, series_id),
                 }
                 window = median_milliseconds(partial(by_window, c, series_id), REPEATS)
                 assert by_window(c, series_id) == {
                     (point.family, point.cost, point.quality) for point in found["by family"]
                 }
                 for name, by_family in (("by family", True), ("pooled", False)):
-                    ask = partial(answers.frontier, c, series_id, by_family)
+                    ask = partial(frontiers.frontier, c, series_id, by_family)
                     least, median, most = median_milliseconds(ask, REPEATS)
                     goal = GOAL_MILLISECONDS[dialect]
                     said = "met" if median < goal else "MISSED"

@@ -9,7 +9,7 @@ from functools import partial
 from sqlalchemy import text
 
 from benchmarks.databases import fresh_urls, median_milliseconds, print_table
-from db import answers
+from db import answers, frontiers
 from db.store import Store
 from tests.builders import evaluation, submit, training
 
@@ -51,7 +51,7 @@ def main() -> None:
             study = fill(store)
             with store.read() as c:
                 keys = [run.key for run in answers.runs_of(c, study)]
-                (series,) = answers.series_of(c, study)
+                (series,) = frontiers.series_of(c, study)
                 questions: dict[str, tuple[Callable[[], object], int]] = {
                     "totals of the store": (partial(answers.totals, c), 100),
                     "totals of a study": (partial(answers.totals, c, study), 100),
@@ -59,7 +59,7 @@ def main() -> None:
                     "known, all keys": (partial(answers.known, c, keys), 500),
                     "runs_of": (partial(answers.runs_of, c, study), 1000),
                     "results_of": (partial(answers.results_of, c, study), 500),
-                    "excluded": (partial(answers.excluded, c, series), 500),
+                    "excluded": (partial(frontiers.excluded, c, series), 500),
                 }
                 for name, (question, goal) in questions.items():
                     least, median, most = median_milliseconds(question, REPEATS)

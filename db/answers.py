@@ -1,32 +1,29 @@
 """What the store knows, each question a function with a name. Nothing here writes."""
 
-import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, case, func, select, text
+from sqlalchemy import Connection, Select, case, func, null, select
 
 from db.dialect import AnyRow
-from db.points import is_a_cost
 from db.tables import (
+    TRAININGS,
     AttemptRow,
     MeasurementRow,
     Outcome,
-    PointRow,
     ResultRow,
     RunRow,
-    SeriesRow,
+    SearchRow,
+    SearchState,
     State,
     StudyRow,
     StudyRunRow,
     table_of,
 )
-from db.views import frontier_rows
-from studies.metrics import fewshot_accuracy
 
 _CHUNK = 1_000
 _LATEST = 500
@@ -121,6 +118,12 @@ class Totals:
     images_done: float
     seconds: float
     """Worker time of all attempts that ended."""
+    searches_open: int
+    """Searches that will add more runs, now or when what they wait for is done."""
+    searches_stuck: int
+    """Open searches that wait for a run that failed, is blocked, or was cancelled."""
+    searches_decided: int
+    searches_failed: int
 
     @property
     def runs(self) -> int:
@@ -178,64 +181,10 @@ class Result:
     data_skipped: int | None
     """Bad rows that their split leaves out."""
     mixed_numerics: bool
-
-
-@dataclass(frozen=True)
-class Series:
-    """Points of a study that may be compared."""
-
-    id: int
-    study_id: int
-    kind: str
-    metric: str
-    dataset: str
-    split: str
-    image_size: int
-    direction: int
-    points: int
-
-
-@dataclass(frozen=True)
-class Point:
-    """A configuration in a series, its seeds averaged; the fields are explained in `db/tables.py`."""
-
-    configuration: str
-    training: str
-    family: str
-    model: str
-    cost: float
-    quality: float
-    value: float
-    sd: float | None
-    seeds: int
-    epochs: float
-    data_rows: int
-    parameters: int
-    sweep: str | None
-    searched: str | None
-    runs: tuple[str, ...]
-    """Keys of the evaluations that it is the mean of."""
-
-
-@dataclass(frozen=True)
-class FrontierPoint:
-    """A configuration that no other beats on both cost and quality."""
-
-    configuration: str
-    family: str
-    model: str
-    cost: float
-    quality: float
-    value: float
-    sd: float | None
-    seeds: int
-    epochs: float
-    data_rows: int
-    parameters: int
-    runs: tuple[str, ...]
-    """Keys of the evaluations that it is the mean of, those of `same` included."""
-    same: tuple[str, ...]
-    """Other configurations of exactly this cost and quality."""
+    role: str | None
+    """`trunk`, `trial` or `final`, where no cell of the study names the run."""
+    transfer: str | None
+    """What the study calls the transfer that the run belongs to."""
 
 
 # ------------------------------------------------------------------------------------------------------------- studies
@@ -341,7 +290,7 @@ def totals(connection: Connection, study_id: int | None = None) -> Totals:
     """How far the runs of a study are, or with None all runs of the store."""
     share = case(
         (RunRow.state == State.DONE, 1.0),
-        (RunRow.state.in_([State.FAILED, State.BLOCKED, State.CANCELLED]), 0.0),
+        (RunRow.state.in_([State.FAILED, State.BLOCKED, State.CANCELLED, State.PRUNED]), 0.0),
         (RunRow.steps > 0, RunRow.step * 1.0 / func.nullif(RunRow.steps, 0)),
         else_=0.0,
     )
@@ -362,7 +311,7 @@ def totals(connection: Connection, study_id: int | None = None) -> Totals:
     trainings = dict(states)
     for row in rows:
         states[row.state] += row.runs
-        if row.kind == "train":
+        if row.kind in TRAININGS:
             trainings[row.state] += row.runs
     return Totals(
         states=states,
@@ -372,7 +321,35 @@ def totals(connection: Connection, study_id: int | None = None) -> Totals:
         images=int(sum(row.images for row in rows)),
         images_done=float(sum(row.images_done for row in rows)),
         seconds=float(sum(row.seconds for row in rows)),
+        **_searches(connection, study_id),
     )
+
+
+def _searches(connection: Connection, study_id: int | None) -> dict[str, int]:
+    """Of `Totals`."""
+    given_up = (State.FAILED, State.BLOCKED, State.CANCELLED, State.PRUNED)
+    trial = table_of(RunRow).alias("trial")
+    cancelled = (
+        select(StudyRunRow.run_id)
+        .join(trial, trial.c.id == StudyRunRow.run_id)
+        .where(
+            StudyRunRow.study_id == SearchRow.study_id,
+            StudyRunRow.sweep == SearchRow.key,
+            trial.c.state == State.CANCELLED,
+        )
+        .exists()
+    )
+    is_stuck = case((RunRow.state.in_(given_up) | cancelled, 1), else_=0).label("is_stuck")
+    searches = select(SearchRow.state, is_stuck).join(RunRow, RunRow.id == SearchRow.upstream_id)
+    if study_id is not None:
+        searches = searches.where(SearchRow.study_id == study_id)
+    found = Counter((row.state, row.is_stuck) for row in connection.execute(searches))
+    return {
+        "searches_open": found[SearchState.OPEN, 0],
+        "searches_stuck": found[SearchState.OPEN, 1],
+        "searches_decided": found[SearchState.DECIDED, 0] + found[SearchState.DECIDED, 1],
+        "searches_failed": found[SearchState.FAILED, 0] + found[SearchState.FAILED, 1],
+    }
 
 
 def attempts_of(connection: Connection, run_id: int) -> list[Attempt]:
@@ -436,7 +413,7 @@ def measured_rate(connection: Connection) -> dict[str, float]:
 def results_of(connection: Connection, study_id: int) -> list[Result]:
     """The result table of a study, in the order of its runs, then metric, data set and split."""
     query = (
-        _results()
+        _results(StudyRunRow.role, StudyRunRow.transfer)
         .join(StudyRunRow, StudyRunRow.run_id == RunRow.id)
         .where(StudyRunRow.study_id == study_id)
         .order_by(StudyRunRow.position)
@@ -446,8 +423,9 @@ def results_of(connection: Connection, study_id: int) -> list[Result]:
 
 
 def results_of_run(connection: Connection, run_id: int) -> list[Result]:
-    """The results of one run, by metric, data set and split."""
-    return _sorted(Result(**row._mapping) for row in connection.execute(_results().where(RunRow.id == run_id)))
+    """The results of one run, by metric, data set and split; without what a study wants it for."""
+    query = _results(null().label("role"), null().label("transfer")).where(RunRow.id == run_id)
+    return _sorted(Result(**row._mapping) for row in connection.execute(query))
 
 
 def _sorted(results: Iterable[Result]) -> list[Result]:
@@ -455,7 +433,7 @@ def _sorted(results: Iterable[Result]) -> list[Result]:
     return sorted(results, key=lambda result: (result.metric, result.dataset, result.split))
 
 
-def _results() -> Any:
+def _results(role: Any, transfer: Any) -> Any:
     return (
         select(
             RunRow.key,
@@ -475,142 +453,12 @@ def _results() -> Any:
             RunRow.data_digest,
             RunRow.data_skipped,
             RunRow.mixed_numerics,
+            role,
+            transfer,
         )
         .select_from(RunRow)
         .join(ResultRow, ResultRow.run_id == RunRow.id)
     )
-
-
-def series_of(connection: Connection, study_id: int) -> list[Series]:
-    """The series of a study that have results."""
-    count = select(func.count()).where(PointRow.series_id == SeriesRow.id).scalar_subquery().label("points")
-    rows = connection.execute(select(*table_of(SeriesRow).c, count).where(SeriesRow.study_id == study_id))
-    return sorted(
-        (Series(**row._mapping) for row in rows),
-        key=lambda series: (series.kind, series.metric, series.dataset, series.split, series.image_size),
-    )
-
-
-def points_of(connection: Connection, series_id: int) -> list[Point]:
-    """The points of a series, the cheapest first, of equal cost the best first."""
-    columns = [column for column in table_of(PointRow).c if column.name != "series_id"]
-    query = (
-        select(*columns)
-        .where(PointRow.series_id == series_id)
-        .order_by(PointRow.cost, PointRow.quality.desc(), PointRow.configuration)
-    )
-    rows = connection.execute(query).all()
-    runs = _runs_behind(connection, series_id, [row.configuration for row in rows])
-    return [Point(**row._mapping, runs=runs[row.configuration]) for row in rows]
-
-
-def frontier(connection: Connection, series_id: int, by_family: bool = False) -> list[FrontierPoint]:
-    """The configurations of a series on the frontier, the cheapest first; of equal cost and quality one names all.
-
-    by_family: of each family its own frontier, one family after the other. Otherwise of all families together.
-    """
-    query = text(frontier_rows(connection.dialect.name, "WHERE s.id = :series_id"))
-    rows = connection.execute(query, {"series_id": series_id}).all()
-
-    def place(row: AnyRow) -> tuple[Any, ...]:
-        return (row.family if by_family else "", row.cost, -row.quality)
-
-    kept = sorted((row for row in rows if by_family or row.pooled), key=lambda row: (place(row), row.configuration))
-    runs = _runs_behind(connection, series_id, [row.configuration for row in kept])
-    points = []
-    for _, equals in groupby(kept, key=place):
-        first, *others = equals
-        same = tuple(row.configuration for row in others)
-        points.append(
-            FrontierPoint(
-                configuration=first.configuration,
-                family=first.family,
-                model=first.model,
-                cost=first.cost,
-                quality=first.quality,
-                value=first.value,
-                sd=first.sd,
-                seeds=first.seeds,
-                epochs=first.epochs,
-                data_rows=first.data_rows,
-                parameters=first.parameters,
-                runs=tuple(key for of in (first.configuration, *same) for key in runs[of]),
-                same=same,
-            )
-        )
-    return points
-
-
-def excluded(connection: Connection, series: Series) -> list[tuple[str, list[str]]]:
-    """The runs of a study that belong into a series and are not in it: (reason, keys) for each reason that there is."""
-    query = (
-        select(RunRow.key, RunRow.state, RunRow.definition, RunRow.train_flops, ResultRow.metric, ResultRow.value)
-        .join(StudyRunRow, StudyRunRow.run_id == RunRow.id)
-        .outerjoin(
-            ResultRow,
-            (ResultRow.run_id == RunRow.id)
-            & (ResultRow.metric == series.metric)
-            & (ResultRow.dataset == series.dataset)
-            & (ResultRow.split == series.split)
-            & (ResultRow.image_size == series.image_size),
-        )
-        .where(
-            StudyRunRow.study_id == series.study_id,
-            RunRow.kind == series.kind,
-            RunRow.dataset == series.dataset,
-            RunRow.split == series.split,
-            RunRow.image_size == series.image_size,
-        )
-        .order_by(StudyRunRow.position)
-    )
-    reasons: dict[str, list[str]] = {
-        reason: []
-        for reason in ("failed", "blocked", "cancelled", "not finished", "not a finite number", "no known cost")
-    }
-    for row in connection.execute(query):
-        reason = _reason(row, series)
-        if reason is not None:
-            reasons[reason].append(row.key)
-    return [(reason, keys) for reason, keys in reasons.items() if keys]
-
-
-def _reason(row: AnyRow, series: Series) -> str | None:
-    if row.state == State.DONE:
-        if row.metric is None:
-            return None  # it measures something else
-        if row.value is None:
-            return "not a finite number"
-        return None if is_a_cost(row.train_flops) else "no known cost"
-    if series.kind == "fewshot":
-        shots = json.loads(row.definition).get("shots", [])
-        if series.metric not in [fewshot_accuracy(n) for n in shots]:
-            return None
-    if row.state in (State.FAILED, State.BLOCKED, State.CANCELLED):
-        return str(row.state)
-    return "not finished"
-
-
-def _runs_behind(connection: Connection, series_id: int, configurations: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The keys of the runs whose values are in each point, in the order of the study."""
-    found: dict[str, list[str]] = {configuration: [] for configuration in configurations}
-    for chunk in _chunks(configurations):
-        query = (
-            select(RunRow.configuration, RunRow.key)
-            .join(SeriesRow, SeriesRow.id == series_id)
-            .join(StudyRunRow, (StudyRunRow.run_id == RunRow.id) & (StudyRunRow.study_id == SeriesRow.study_id))
-            .join(
-                ResultRow,
-                (ResultRow.run_id == RunRow.id)
-                & (ResultRow.metric == SeriesRow.metric)
-                & (ResultRow.dataset == SeriesRow.dataset)
-                & (ResultRow.split == SeriesRow.split),
-            )
-            .where(RunRow.configuration.in_(chunk), RunRow.state == State.DONE, ResultRow.value.is_not(None))
-            .order_by(StudyRunRow.position)
-        )
-        for row in connection.execute(query):
-            found[row.configuration].append(row.key)
-    return {configuration: tuple(keys) for configuration, keys in found.items()}
 
 
 def _chunks(names: Sequence[str]) -> list[Sequence[str]]:

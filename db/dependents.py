@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from db.tables import RunRow, State, table_of
+from db.tables import TRAININGS, RunRow, State, table_of
 
 _UNLOCK = (
     update(table_of(RunRow))
@@ -37,7 +37,7 @@ def block(connection: Connection, run_id: int, *, what: str) -> int:
     what: the end of the sentence "its training 0123456789ab ...".
     """
     upstream = connection.execute(select(RunRow.key, RunRow.kind).where(RunRow.id == run_id)).one()
-    noun = "training" if upstream.kind == "train" else "upstream run"
+    noun = "training" if upstream.kind in TRAININGS else "upstream run"
     below = (
         select(RunRow.id)
         .where(RunRow.upstream_id == run_id, RunRow.state.in_([State.WAITING, State.READY]))
@@ -88,9 +88,9 @@ def settle(connection: Connection, run_ids: Collection[int]) -> None:
         cause = None
         if upstream is None or upstream is State.DONE:
             state[run_id] = State.READY
-        elif upstream in (State.FAILED, State.BLOCKED, State.CANCELLED):
+        elif upstream in (State.FAILED, State.BLOCKED, State.CANCELLED, State.PRUNED):
             state[run_id] = State.BLOCKED
-            noun = "training" if row.kind == "train" else "upstream run"
+            noun = "training" if row.kind in TRAININGS else "upstream run"
             why = f": {row.upstream_cause}" if row.upstream_cause else ""
             cause = f"its {noun} {row.key[:12]} is {upstream}{why}"
         else:

@@ -1,5 +1,8 @@
 """The life of a run: claimed, renewed, and ended by exactly one attempt. Nothing here is lost or done twice.
 
+A run that is done stays done. A search that gives a run up while an attempt is at work says so in the run's row: from
+then on no result of it is taken, and whatever way the attempt ends, the run is pruned.
+
 Each function takes the connection and the caller owns the transaction. Each may be executed again after a lost
 acknowledgement: the second time it changes nothing and answers as the first, except `claim`, whose first run then goes
 to somebody else when its lease is over.
@@ -7,7 +10,7 @@ to somebody else when its lease is over.
 
 import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -35,6 +38,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from db import dependents, points
 from db.dialect import AnyRow, insert_new, now_seconds
 from db.tables import (
+    TRAININGS,
     AttemptRow,
     MeasurementRow,
     Outcome,
@@ -50,6 +54,15 @@ FINAL_AT_ONCE = (Outcome.USER_ERROR, Outcome.NOT_FINITE)
 """A repeat would fail in the same way."""
 DEATHS_WITHOUT_PROGRESS = 5
 """As many deaths in a row at one checkpoint step are final: something in the run kills its process."""
+
+_WISHES: dict[str | None, Literal["continue", "yield", "stop", "prune"]] = {
+    None: "continue",
+    Wanted.YIELD: "yield",
+    Wanted.STOP: "stop",
+    Wanted.PRUNE: "prune",
+}
+_OUTCOMES: dict[str | None, Outcome] = {Wanted.STOP: Outcome.CANCELLED, Wanted.PRUNE: Outcome.PRUNED}
+"""How an attempt ends that hears of a wish to give up."""
 
 Measurement = tuple[int, str, float | None]
 """step, metric, value; a value that is no finite number is kept as NULL."""
@@ -91,7 +104,7 @@ class Claim:
     """To go on from."""
     checkpoint_step: int
     upstream_checkpoint: str | None
-    """The trained model that the run stands on."""
+    """The trained model that the run stands on; of a training from scratch, the state that it may start from."""
     model: str
     steps: int
     micro_batch: int | None
@@ -223,7 +236,7 @@ def renew(
     lease_seconds: float,
     step: int,
     measurements: Sequence[Measurement] = (),
-) -> Literal["continue", "yield", "stop", "lost"]:
+) -> Literal["continue", "yield", "stop", "prune", "lost"]:
     """Prolong the lease, say how far the run is, and hear what is wanted of it.
 
     A lease that is over is prolonged too, if nobody has taken the run. `lost`: it belongs to somebody else by now,
@@ -239,9 +252,7 @@ def renew(
         _refuse(connection, run_id, fence)
         return "lost"
     _measure(connection, run_id, measurements)
-    if held.wanted == Wanted.STOP:
-        return "stop"
-    return "yield" if held.wanted == Wanted.YIELD else "continue"
+    return _WISHES[held.wanted]
 
 
 def record_checkpoint(connection: Connection, *, run_id: int, fence: int, checkpoint: str, step: int) -> bool:
@@ -276,12 +287,15 @@ def commit(
     """Store the results of a run, which is done with that; make ready what waited for it; move its points.
 
     data_digest, data_skipped: the certificate of the images that it read.
-    A lease that is over does no harm as long as nobody took the run. False: somebody did, and nothing was stored.
+    A lease that is over does no harm as long as nobody took the run. False: somebody did, or a search gave the run up
+    before, which then is pruned; nothing was stored.
     """
     reached = {"reached_step": step, "new_checkpoint": checkpoint, "is_mixed": mixed_numerics}
     read = {"new_digest": data_digest, "new_skipped": data_skipped}
     run = connection.execute(_DONE, {"of_run": run_id, "of_fence": fence, **reached, **read}).one_or_none()
     if run is None:
+        if _release_pruned(connection, run_id, fence, step):
+            return False
         return _outcome(connection, run_id, fence) == Outcome.DONE or _refuse(connection, run_id, fence)
     results = [
         {
@@ -299,7 +313,7 @@ def commit(
     _measure(connection, run_id, measurements)
     _end_attempt(connection, run_id, fence, outcome=Outcome.DONE, step=step)
     dependents.unlock(connection, run_id)
-    if run.kind != "train":
+    if run.kind not in TRAININGS:
         for study_id in connection.execute(_WANTED_BY, {"of_run": run_id}).scalars().all():
             points.refresh(connection, study_id, run.configuration)
     return True
@@ -316,7 +330,7 @@ def fail(
     step: int,
     measurements: Sequence[Measurement] = (),
     failure_budget: int = 2,
-) -> Literal["ready", "failed", "cancelled", "lost"]:
+) -> Literal["ready", "failed", "cancelled", "pruned", "lost"]:
     """End an attempt that made an error; the answer is the run's state after it.
 
     The run is failed, and what depends on it blocked, when the outcome is final by nature, when there were more
@@ -340,6 +354,8 @@ def fail(
     ).one_or_none()
     again = before is not None and (before.error, before.last_step) == (error, step)
     _end_attempt(connection, run_id, fence, outcome=outcome, step=step, error=error, traceback=traceback)
+    if run.wanted == Wanted.PRUNE:
+        return _put_back(connection, run, fence)
     what = f"{outcome} at step {step}: {_one_line(error)}"
     if outcome in FINAL_AT_ONCE:
         return _give_up(connection, run_id, fence, what)
@@ -352,20 +368,19 @@ def fail(
 
 def release(
     connection: Connection, *, run_id: int, fence: int, outcome: Outcome | str = Outcome.PREEMPTED, step: int
-) -> Literal["ready", "cancelled", "lost"]:
-    """End an attempt that gave its place up and made no error: the run is ready, or cancelled if that was wanted."""
+) -> Literal["ready", "cancelled", "pruned", "lost"]:
+    """End an attempt that made no error: its run is ready, or cancelled or pruned if that was wanted."""
     run = _held(connection, run_id, fence)
     if run is None:
         after = _state_after(connection, run_id, fence, Outcome(outcome))
-        return "cancelled" if after == "cancelled" else "lost" if after == "lost" else "ready"
-    stopped = run.wanted == Wanted.STOP
-    _end_attempt(connection, run_id, fence, outcome=Outcome.CANCELLED if stopped else Outcome(outcome), step=step)
+        return "ready" if after == "failed" else after
+    _end_attempt(connection, run_id, fence, outcome=_OUTCOMES.get(run.wanted, Outcome(outcome)), step=step)
     return _put_back(connection, run, fence, preemptions=RunRow.preemptions + 1)
 
 
 def declare_dead(
     connection: Connection, *, run_id: int, fence: int, reason: str
-) -> Literal["ready", "failed", "cancelled", "lost"]:
+) -> Literal["ready", "failed", "cancelled", "pruned", "lost"]:
     """Who can know says that the attempt's process is gone. The run is ready again, at no cost to its budget.
 
     But the fifth death in a row without a new checkpoint is final. The answer is the run's state after it.
@@ -375,7 +390,7 @@ def declare_dead(
         return _state_after(connection, run_id, fence, Outcome.DIED)
     _end_attempt(connection, run_id, fence, outcome=Outcome.DIED, step=run.step, reason=reason)
     deaths = _deaths_without_progress(connection, run, fence)
-    if deaths >= DEATHS_WITHOUT_PROGRESS and run.wanted != Wanted.STOP:
+    if deaths >= DEATHS_WITHOUT_PROGRESS and run.wanted not in _OUTCOMES:
         what = f"died {deaths} times at step {run.checkpoint_step} without a trace; likely killed for memory"
         return _give_up(connection, run_id, fence, what)
     return _put_back(connection, run, fence)
@@ -411,61 +426,6 @@ def live_attempts(connection: Connection) -> list[LiveAttempt]:
         .order_by(AttemptRow.run_id)
     )
     return [LiveAttempt(*row) for row in rows]
-
-
-# ---------------------------------------------------------------------------------------------------- what people want
-
-
-def cancel(
-    connection: Connection, *, study_id: int | None = None, run_ids: Collection[int] | None = None
-) -> dict[str, int]:
-    """Cancel the runs of a study, or these runs, that are not over. Those of a study that another wants too stay.
-
-    Returns how many were `cancelled` at once and how many are `stopping`: those run, and hear of it with their next
-    renewal. What depends on a cancelled run and was not itself cancelled is blocked.
-    """
-    idle = (State.READY, State.WAITING, State.BLOCKED)
-    rows = _wanted_runs(connection, study_id, run_ids, (*idle, State.RUNNING), shared=False)
-    at_once = [row.id for row in rows if row.state != State.RUNNING]
-    running = [row.id for row in rows if row.state == State.RUNNING]
-    for chunk in dependents.chunks(at_once):
-        connection.execute(update(RunRow).where(RunRow.id.in_(chunk)).values(state=State.CANCELLED, cause=None))
-    for chunk in dependents.chunks(running):
-        connection.execute(update(RunRow).where(RunRow.id.in_(chunk)).values(wanted=Wanted.STOP))
-    for row in rows:
-        if row.state != State.RUNNING and row.kind == "train":
-            dependents.block(connection, row.id, what="was cancelled")
-    return {"cancelled": len(at_once), "stopping": len(running)}
-
-
-def requeue(connection: Connection, *, study_id: int | None = None, failed: bool = False) -> int:
-    """Bring back the cancelled runs of a study or of the store, and with `failed` the failed ones with a new budget.
-
-    Blocked runs whose upstream is no longer failed or cancelled come back too. Returns how many runs were brought back.
-    """
-    states = (State.CANCELLED, State.BLOCKED, *((State.FAILED,) if failed else ()))
-    rows = _wanted_runs(connection, study_id, None, states, shared=True)
-    again = {row.id for row in rows}
-    for chunk in dependents.chunks([row.id for row in rows if row.state != State.BLOCKED]):
-        connection.execute(
-            update(RunRow)
-            .where(RunRow.id.in_(chunk))
-            .values(failures=0, forgiven=RunRow.fence, cause=None, wanted=None, finished_at=None)
-        )
-    dependents.settle(connection, again)
-    _unstop(connection, study_id)
-    now = _states(connection, again)
-    return sum(now[row.id] in (State.READY, State.WAITING) for row in rows)
-
-
-def ask_to_yield(connection: Connection, *, study_id: int | None = None) -> int:
-    """Ask the running attempts of a study, or all, to save a checkpoint and give their place up. Returns how many."""
-    rows = _wanted_runs(connection, study_id, None, (State.RUNNING,), shared=True)
-    for chunk in dependents.chunks([row.id for row in rows]):
-        connection.execute(
-            update(RunRow).where(RunRow.id.in_(chunk), RunRow.wanted.is_(None)).values(wanted=Wanted.YIELD)
-        )
-    return len(rows)
 
 
 # -------------------------------------------------------------------------------------------------------------- inside
@@ -511,16 +471,21 @@ def _refuse(connection: Connection, run_id: int, fence: int) -> Literal[False]:
 
 def _state_after(
     connection: Connection, run_id: int, fence: int, outcome: Outcome
-) -> Literal["ready", "failed", "cancelled", "lost"]:
+) -> Literal["ready", "failed", "cancelled", "pruned", "lost"]:
     """The answer to an ending that finds the run gone: the same as before if it is a repeat, else `lost`."""
     found = _outcome(connection, run_id, fence)
     if found == Outcome.CANCELLED:
         return "cancelled"
+    if found == Outcome.PRUNED:
+        return "pruned"
     if found == outcome:
         run = connection.execute(select(RunRow.state, RunRow.fence).where(RunRow.id == run_id)).one()
-        if run.fence == fence and run.state in (State.FAILED, State.CANCELLED):
-            return "failed" if run.state == State.FAILED else "cancelled"
-        return "ready"
+        ended: dict[str, Literal["failed", "cancelled", "pruned"]] = {
+            State.FAILED: "failed",
+            State.CANCELLED: "cancelled",
+            State.PRUNED: "pruned",
+        }
+        return ended.get(run.state, "ready") if run.fence == fence else "ready"
     if outcome != Outcome.DIED:  # hearsay about an attempt is no write of it
         _refuse(connection, run_id, fence)
     return "lost"
@@ -555,21 +520,35 @@ def _end_attempt(
     connection.execute(_END_ATTEMPT, {"of_run": run_id, "of_fence": fence, **ended})
 
 
-def _put_back(connection: Connection, run: AnyRow, fence: int, **counted: Any) -> Literal["ready", "cancelled"]:
-    """After an attempt that was not the last: ready, to go on from the checkpoint, or cancelled if that was wanted."""
-    stopped = run.wanted == Wanted.STOP
+def _put_back(
+    connection: Connection, run: AnyRow, fence: int, **counted: Any
+) -> Literal["ready", "cancelled", "pruned"]:
+    """After an attempt that was not the last: ready, to go on from the checkpoint, or given up if that was wanted."""
+    state: Literal["ready", "cancelled", "pruned"] = "ready"
+    if run.wanted in _OUTCOMES:
+        state = "cancelled" if run.wanted == Wanted.STOP else "pruned"
     _hold(
         connection,
         run.id,
         fence,
-        state=State.CANCELLED if stopped else State.READY,
+        state=State(state),
         step=RunRow.checkpoint_step,
         **_worked(run.id, fence),
         **counted,
     )
-    if stopped:
-        dependents.block(connection, run.id, what="was cancelled")
-    return "cancelled" if stopped else "ready"
+    if state != "ready":
+        dependents.block(connection, run.id, what=f"was {state}")
+    return state
+
+
+def _release_pruned(connection: Connection, run_id: int, fence: int, step: int) -> bool:
+    """End an attempt that hands in a run which a search gave up meanwhile. False when it is another matter."""
+    run = _held(connection, run_id, fence)
+    if run is None or run.wanted != Wanted.PRUNE:
+        return False
+    _end_attempt(connection, run_id, fence, outcome=Outcome.PRUNED, step=step)
+    _put_back(connection, run, fence)
+    return True
 
 
 def _give_up(connection: Connection, run_id: int, fence: int, cause: str) -> Literal["failed"]:
@@ -613,47 +592,6 @@ def _measure(connection: Connection, run_id: int, measurements: Sequence[Measure
     insert_new(connection, table_of(MeasurementRow), rows)
 
 
-def _wanted_runs(
-    connection: Connection,
-    study_id: int | None,
-    run_ids: Collection[int] | None,
-    states: Sequence[State],
-    *,
-    shared: bool,
-) -> Sequence[AnyRow]:
-    """The runs in these states of a study, of a list, or of the store; locked, in the order of their ids.
-
-    shared: also those of the study that another study wants.
-    """
-    query = select(RunRow.id, RunRow.state, RunRow.kind).where(RunRow.state.in_(states))
-    if study_id is not None:
-        query = query.where(exists().where(StudyRunRow.run_id == RunRow.id, StudyRunRow.study_id == study_id))
-        if not shared:
-            query = query.where(~exists().where(StudyRunRow.run_id == RunRow.id, StudyRunRow.study_id != study_id))
-    query = query.order_by(RunRow.id).with_for_update()
-    if run_ids is None:
-        return connection.execute(query).all()
-    found: list[AnyRow] = []
-    for chunk in dependents.chunks(run_ids):
-        found += connection.execute(query.where(RunRow.id.in_(chunk))).all()
-    return found
-
-
-def _unstop(connection: Connection, study_id: int | None) -> None:
-    """A run that was asked to stop and has not heard it yet goes on."""
-    rows = _wanted_runs(connection, study_id, None, (State.RUNNING,), shared=True)
-    for chunk in dependents.chunks([row.id for row in rows]):
-        connection.execute(update(RunRow).where(RunRow.id.in_(chunk), RunRow.wanted == Wanted.STOP).values(wanted=None))
-
-
-def _states(connection: Connection, run_ids: Collection[int]) -> dict[int, str]:
-    found: dict[int, str] = {}
-    for chunk in dependents.chunks(run_ids):
-        rows = connection.execute(select(RunRow.id, RunRow.state).where(RunRow.id.in_(chunk)))
-        found.update({row.id: row.state for row in rows})
-    return found
-
-
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
@@ -673,7 +611,12 @@ _NEW_ATTEMPT = insert(_ATTEMPT).values(started_at=now_seconds())
 _CHECKPOINT = select(_RUN.c.checkpoint).where(_RUN.c.id == _OF_RUN)
 _DONE = (
     update(_RUN)
-    .where(_RUN.c.id == _OF_RUN, _RUN.c.fence == _OF_FENCE, _RUN.c.state == State.RUNNING)
+    .where(
+        _RUN.c.id == _OF_RUN,
+        _RUN.c.fence == _OF_FENCE,
+        _RUN.c.state == State.RUNNING,
+        func.coalesce(_RUN.c.wanted, "") != Wanted.PRUNE,
+    )
     .values(
         state=State.DONE,
         step=bindparam("reached_step"),

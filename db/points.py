@@ -8,10 +8,13 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, select
 
 from db.dialect import AnyRow, insert_new, upsert
-from db.tables import PointRow, ResultRow, RunRow, SeriesRow, State, StudyRow, StudyRunRow, table_of
+from db.tables import TRAININGS, PointRow, ResultRow, RunRow, SeriesRow, State, StudyRow, StudyRunRow, table_of
 from studies import metrics
 
-_KINDS = ("evaluate", "fewshot")
+kind_of_series = func.coalesce(StudyRunRow.transfer, RunRow.kind)
+"""The kind of a run's series in a study: what the study calls the transfer that it measures, or the run's own kind."""
+makes_points = RunRow.kind.not_in(TRAININGS) & func.coalesce(StudyRunRow.role, "").not_in(("trunk", "trial"))
+"""Whether a run that a study wants has a place in a series."""
 
 _TRAINING = table_of(RunRow).alias("training")
 _OF_TRAINING = table_of(StudyRunRow).alias("of_training")
@@ -56,7 +59,7 @@ def refresh(connection: Connection, study_id: int, configuration: str | None = N
 def _values(connection: Connection, study_id: int, configuration: str | None) -> Sequence[AnyRow]:
     query = (
         select(
-            RunRow.kind,
+            kind_of_series.label("kind"),
             ResultRow.metric,
             ResultRow.dataset,
             ResultRow.split,
@@ -77,7 +80,7 @@ def _values(connection: Connection, study_id: int, configuration: str | None) ->
         .join(ResultRow, ResultRow.run_id == RunRow.id)
         .outerjoin(_TRAINING, _TRAINING.c.id == RunRow.upstream_id)
         .outerjoin(_OF_TRAINING, (_OF_TRAINING.c.run_id == _TRAINING.c.id) & (_OF_TRAINING.c.study_id == study_id))
-        .where(StudyRunRow.study_id == study_id, RunRow.kind.in_(_KINDS), RunRow.state == State.DONE)
+        .where(StudyRunRow.study_id == study_id, makes_points, RunRow.state == State.DONE)
         # The names of a point are those of its first seed in the study, whichever finished first.
         .order_by(StudyRunRow.position)
     )

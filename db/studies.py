@@ -1,18 +1,20 @@
-"""Puts a study into the store: its runs once by their keys, its links to them, and its points."""
+"""Puts a study into the store: its runs once by their keys, its links to them, its searches and its points."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from db import dependents, points
+from db import dependents, points, wanting
 from db.dialect import AnyRow, insert_new, now_seconds, upsert
-from db.tables import RunRow, State, StudyRow, StudyRunRow, Wanted, table_of
+from db.tables import RunRow, SearchRow, SearchState, State, StudyRow, StudyRunRow, table_of
+from db.wanting import Asked
+from studies.definitions import canonical_json
 from studies.planned import PlannedRun
+from studies.searches import PlannedSearch
 
-_LOCK = 0x7669747375
-"""Of PostgreSQL's advisory locks, the one that a submission holds: "vitsu" in ASCII."""
-_CHUNK = 1_000
+_ADDED_LATER = ("trial", "final")
+"""The roles of runs that searches add by and by."""
 
 
 class Submitted(NamedTuple):
@@ -34,148 +36,180 @@ def submit(
     text: str,
     file: str,
     planned: Sequence[PlannedRun],
+    searches: Sequence[PlannedSearch] = (),
     cpus: int,
     gpus: int,
     priority: int,
     micro_batch: int | None = None,
 ) -> Submitted:
-    """Store a study and the runs that it wants, in the order given; of a known study, the new list replaces the old.
+    """Store a study, the runs that it wants, in the order given, and its searches.
 
-    Known runs keep what they reached. Those that are not at work or over take the new resources and the more urgent
-    priority, and those that were cancelled come back. Runs that the study no longer wants stay where they are.
+    Of a known study the new lists replace the old. Known runs keep what they reached. Those that are not at work or
+    over take the new resources and the more urgent priority, and those that were cancelled or given up by a search come
+    back. Runs that the study no longer wants stay where they are. Known searches keep their state and the runs that
+    they added; the others vanish together with their links to runs. Trunks that no unfinished run starts from are
+    left out.
 
     text: the YAML. cpus, gpus: of each run. priority: the lowest number goes first.
     micro_batch: images of a step on the device at a time; None is all. A run with a checkpoint keeps its own.
-    Raises ValueError when a run stands on one that is neither planned before it nor in the store.
+    Raises ValueError when a run or a search stands on a run that is neither planned before it nor in the store.
     """
-    if connection.dialect.name == "postgresql":
-        # Two submissions that share runs would insert them in different orders and wait for each other for ever.
-        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-    unique = {run.key: run for run in planned}
-    known = _rows(connection, list(unique))
-    new = {key: run for key, run in unique.items() if key not in known}
-    upstream_keys = {run.upstream for run in unique.values() if run.upstream is not None} - unique.keys()
-    absent = upstream_keys - _rows(connection, list(upstream_keys)).keys()
-    if absent:
-        raise ValueError(f"run {min(absent)[:12]} is needed by a planned run, but is neither planned nor in the store")
+    asked = Asked(cpus, gpus, priority, micro_batch)
+    wanting.lock(connection)
+    unique = wanting.unique(planned)
+    known = wanting.rows_of(connection, list(unique))
+    wanted = _without_idle_trunks(unique, known)
+    trunks = _trunks_above(connection, [known[key] for key in wanted.keys() & known.keys()])
+    added = _added_before(connection, name)
+    stored = wanting.store(connection, wanted, asked, beside=[*trunks, *added])
+    idle = wanting.want_again(connection, [*stored.unfinished, *wanting.states_of(connection, trunks)], asked)
+    dependents.settle(connection, [*idle, *stored.new_ids])
 
-    created_at = connection.execute(select(now_seconds())).scalar_one()
-    insert_new(
-        connection,
-        table_of(RunRow),
-        [
-            {
-                **_columns(run),
-                "cpus": cpus,
-                "gpus": gpus,
-                "priority": priority,
-                "micro_batch": micro_batch,
-                "created_at": created_at,
-            }
-            for run in new.values()
-        ],
-    )
-    # From here to the end of the transaction nobody else changes these runs: a result that is committed meanwhile would
-    # find no link from this study, and the points made below would not find it.
-    runs = _rows(connection, list(unique))
-    dependents.lock(connection, [row.id for row in runs.values()])
-    runs = _rows(connection, list(unique))
-    ids = {key: row.id for key, row in runs.items()}
-    _link_upstreams(connection, list(new.values()), {**ids, **_ids(connection, list(upstream_keys))})
-    known_ids = [row.id for key, row in runs.items() if key not in new and row.state != State.DONE]
-    _want_again(connection, known_ids, cpus=cpus, gpus=gpus, priority=priority, micro_batch=micro_batch)
-    idle = (State.WAITING, State.BLOCKED, State.CANCELLED)
-    dependents.settle(connection, [row.id for row in runs.values() if row.state in idle])
-
+    submitted_at = connection.execute(select(now_seconds())).scalar_one()
     fields = {"title": title, "source": source, "shows": shows, "text": text, "file": file}
-    study = {"name": name, **fields, "submitted_at": created_at}
+    study = {"name": name, **fields, "submitted_at": submitted_at}
     upsert(connection, table_of(StudyRow), [study], unique=("name",))
     study_id = connection.execute(select(StudyRow.id).where(StudyRow.name == name)).scalar_one()
-    connection.execute(delete(StudyRunRow).where(StudyRunRow.study_id == study_id))
-    links = [
+    _replace_searches(connection, study_id, name, {search.key: search for search in searches}, asked)
+    kept = _replace_links(connection, study_id, wanted, stored, trunks)
+    rows = wanting.states_of(connection, kept)
+    dependents.settle(connection, wanting.want_again(connection, rows, asked, given_up=False))
+    points.refresh(connection, study_id)
+    done = sum(row.state == State.DONE for row in stored.rows.values())
+    return Submitted(study_id=study_id, new=len(stored.new), known=len(wanted) - len(stored.new), done=done)
+
+
+# -------------------------------------------------------------------------------------------------------------- trunks
+
+
+def _without_idle_trunks(planned: Mapping[str, PlannedRun], known: Mapping[str, AnyRow]) -> dict[str, PlannedRun]:
+    """The runs, without the trunks that nothing will start from.
+
+    A run that is done needs its trunk no more, and one that was stored without a trunk goes on without.
+    """
+    needed: set[str] = set()
+    for key, run in reversed(list(planned.items())):  # a trunk is planned before what starts from it
+        row = known.get(key)
+        starts_from_it = row is None or (row.state != State.DONE and row.upstream_id is not None)
+        if run.upstream is not None and starts_from_it and (run.role != "trunk" or key in needed):
+            needed.add(run.upstream)
+    return {key: run for key, run in planned.items() if run.role != "trunk" or key in needed}
+
+
+def _trunks_above(connection: Connection, known: Sequence[AnyRow]) -> list[int]:
+    """What these trainings start from, directly or not, and is not done: they may stand on trunks that this study has
+    not planned, and the one that has may be cancelled, or have no driver. Ids, without those of the trainings.
+    """
+    among = {row.id for row in known}
+    above = {row.upstream_id for row in known if row.kind == "train" and row.state != State.DONE} - {None} - among
+    found: set[int] = set()
+    while above:
+        rows: list[AnyRow] = []
+        for chunk in dependents.chunks(above):
+            query = select(RunRow.id, RunRow.upstream_id).where(RunRow.id.in_(chunk), RunRow.state != State.DONE)
+            rows += connection.execute(query).all()
+        found |= {row.id for row in rows}
+        above = {row.upstream_id for row in rows} - {None} - among - found
+    return sorted(found)
+
+
+# ------------------------------------------------------------------------------------------------------------ searches
+
+
+def _added_before(connection: Connection, study: str) -> list[int]:
+    """Ids of the runs that searches of a study have added to it."""
+    query = (
+        select(StudyRunRow.run_id)
+        .join(StudyRow, StudyRow.id == StudyRunRow.study_id)
+        .where(StudyRow.name == study, StudyRunRow.role.in_(_ADDED_LATER))
+    )
+    return list(connection.execute(query).scalars())
+
+
+def _replace_searches(
+    connection: Connection, study_id: int, study: str, searches: Mapping[str, PlannedSearch], asked: Asked
+) -> None:
+    """Make these the searches of a study, in the order given. Known ones keep their state, but cancelled ones open."""
+    upstreams = wanting.rows_of(connection, sorted({search.search.upstream for search in searches.values()}))
+    for search in searches.values():
+        if search.search.upstream not in upstreams:
+            raise ValueError(
+                f"the search {search.label} stands on run {search.search.upstream[:12]}, which is neither planned nor "
+                "in the store"
+            )
+    of_study = SearchRow.study_id == study_id
+    known = connection.execute(select(SearchRow.id, SearchRow.key).where(of_study)).all()
+    for chunk in dependents.chunks([row.id for row in known if row.key not in searches]):
+        connection.execute(delete(SearchRow).where(SearchRow.id.in_(chunk)))
+    rows = [
         {
             "study_id": study_id,
-            "run_id": ids[key],
+            "key": key,
+            "upstream_id": upstreams[search.search.upstream].id,
             "position": position,
-            "sweep": run.sweep,
-            "searched": run.searched,
+            "transfer": search.transfer,
+            "definition": canonical_json(search.search.model_dump(mode="json")),
+            **asked._asdict(),
         }
-        for position, (key, run) in enumerate(unique.items())
+        for position, (key, search) in enumerate(searches.items())
     ]
-    if links:
-        connection.execute(insert(StudyRunRow), links)
-    points.refresh(connection, study_id)
-    done = sum(row.state == State.DONE for row in runs.values())
-    return Submitted(study_id=study_id, new=len(new), known=len(unique) - len(new), done=done)
-
-
-def _columns(run: PlannedRun) -> dict[str, Any]:
-    data = run.run.data
-    return {
-        "key": run.key,
-        "kind": run.run.kind,
-        "configuration": run.configuration,
-        "definition": run.definition,
-        "model": run.model,
-        "family": run.family,
-        "seed": run.training.seed,
-        "dataset": data.name,
-        "split": data.split,
-        "image_size": run.run.image_size,
-        "data_rows": run.training.data.rows,
-        "epochs": run.epochs,
-        "steps": run.steps,
-        "parameters": run.parameters,
-        "flops": run.flops,
-        "train_flops": run.train_flops,
-        "images": run.images,
-        "state": State.READY if run.upstream is None else State.WAITING,
-    }
-
-
-def _rows(connection: Connection, keys: Sequence[str]) -> dict[str, AnyRow]:
-    found: dict[str, AnyRow] = {}
-    for chunk in _chunks(keys):
-        rows = connection.execute(select(RunRow.key, RunRow.id, RunRow.state).where(RunRow.key.in_(chunk)))
-        found.update({row.key: row for row in rows})
-    return found
-
-
-def _ids(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
-    return {key: row.id for key, row in _rows(connection, keys).items()}
-
-
-def _link_upstreams(connection: Connection, new: Sequence[PlannedRun], ids: dict[str, int]) -> None:
-    links = [{"of": ids[run.key], "stands_on": ids[run.upstream]} for run in new if run.upstream is not None]
-    for link in links:
-        if link["stands_on"] > link["of"]:
-            raise ValueError("a run is planned before the run that it stands on")
-    if links:
-        table = table_of(RunRow)
+    there = {row.key for row in known}
+    new = [
+        {**row, "optuna_study": f"{study}/{row['transfer']}/{searches[row['key']].label}/{row['key'][:12]}"}
+        for row in rows
+        if row["key"] not in there
+    ]
+    insert_new(connection, table_of(SearchRow), [{**row, "state": SearchState.OPEN} for row in new])
+    changed = [{f"new_{name}": value for name, value in row.items()} for row in rows if row["key"] in there]
+    if changed:
+        table = table_of(SearchRow)
+        names = ("position", "transfer", "cpus", "gpus", "priority", "micro_batch")
         connection.execute(
-            update(table).where(table.c.id == bindparam("of")).values(upstream_id=bindparam("stands_on")), links
+            update(table)
+            .where(table.c.study_id == bindparam("new_study_id"), table.c.key == bindparam("new_key"))
+            .values({name: bindparam(f"new_{name}") for name in names}),
+            changed,
         )
+    connection.execute(
+        update(SearchRow).where(of_study, SearchRow.state == SearchState.CANCELLED).values(state=SearchState.OPEN)
+    )
 
 
-def _want_again(
-    connection: Connection, run_ids: Sequence[int], *, cpus: int, gpus: int, priority: int, micro_batch: int | None
-) -> None:
-    running = RunRow.state == State.RUNNING
-    begun = running | RunRow.checkpoint.is_not(None)
-    for chunk in dependents.chunks(run_ids):
-        connection.execute(
-            update(RunRow)
-            .where(RunRow.id.in_(chunk))
-            .values(
-                cpus=case((running, RunRow.cpus), else_=cpus),
-                gpus=case((running, RunRow.gpus), else_=gpus),
-                micro_batch=case((begun, RunRow.micro_batch), else_=micro_batch),
-                priority=case((RunRow.priority < priority, RunRow.priority), else_=priority),
-                wanted=case((RunRow.wanted == Wanted.STOP, None), else_=RunRow.wanted),
-            )
+# --------------------------------------------------------------------------------------------------------------- links
+
+
+def _replace_links(
+    connection: Connection,
+    study_id: int,
+    planned: Mapping[str, PlannedRun],
+    stored: wanting.Stored,
+    trunks: Sequence[int],
+) -> list[int]:
+    """Link a study to these runs in the order given, then to what its searches added, then to trunks of other studies.
+
+    Returns the ids of what its searches added.
+    """
+    of_study = StudyRunRow.study_id == study_id
+    searched = select(SearchRow.key).where(SearchRow.study_id == study_id)
+    is_added = StudyRunRow.role.in_(_ADDED_LATER) & StudyRunRow.sweep.in_(searched)
+    connection.execute(delete(StudyRunRow).where(of_study, ~func.coalesce(is_added, False)))
+    for chunk in dependents.chunks([row.id for row in stored.rows.values()]):
+        connection.execute(delete(StudyRunRow).where(of_study, StudyRunRow.run_id.in_(chunk)))
+    first = connection.execute(select(func.min(StudyRunRow.position)).where(of_study)).scalar()
+    if first is not None:
+        transfer = (
+            select(SearchRow.transfer)
+            .where(SearchRow.study_id == StudyRunRow.study_id, SearchRow.key == StudyRunRow.sweep)
+            .scalar_subquery()
         )
-
-
-def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(keys), _CHUNK):
-        yield keys[start : start + _CHUNK]
+        moved = StudyRunRow.position + (len(planned) - first)
+        connection.execute(update(StudyRunRow).where(of_study).values(position=moved, transfer=transfer))
+    wanting.link(connection, study_id, planned, stored.rows)
+    last = connection.execute(select(func.max(StudyRunRow.position)).where(of_study)).scalar()
+    rows = [
+        {"study_id": study_id, "run_id": run_id, "position": position, "role": "trunk"}
+        for position, run_id in enumerate(trunks, 0 if last is None else last + 1)
+    ]
+    insert_new(connection, table_of(StudyRunRow), rows)
+    added = select(StudyRunRow.run_id).where(of_study, StudyRunRow.role.in_(_ADDED_LATER))
+    return list(connection.execute(added).scalars())

@@ -70,6 +70,23 @@ class Wanted(StrEnum):
     """Give up at once; the run is pruned."""
 
 
+class SearchState(StrEnum):
+    """Where a search is."""
+
+    OPEN = "open"
+    """Trials are made, or wait for the pre-training."""
+    DECIDED = "decided"
+    """The choice stands, whatever comes later."""
+    FAILED = "failed"
+    """No trial came to an end; `cause` says why. Requeueing what failed opens it again."""
+    CANCELLED = "cancelled"
+    """Nobody wants it. Submitting or requeueing opens it again."""
+
+
+TRAININGS = ("train", "finetune")
+"""The kinds of runs that other runs may stand on."""
+
+
 class Base(DeclarativeBase):
     """All tables of the store."""
 
@@ -111,16 +128,17 @@ class RunRow(Base):
     split: Mapped[str]
     image_size: Mapped[int]
     data_rows: Mapped[int] = mapped_column(BigInteger)
-    """Images in the training subset, for evaluations too."""
+    """With `epochs`: images in the subset of the pre-training that it is or stands on."""
     epochs: Mapped[float]
     steps: Mapped[int] = mapped_column(BigInteger)
     """Optimizer updates; 0 for an evaluation."""
     upstream_id: Mapped[int | None] = mapped_column(ForeignKey("run.id"), index=True)
+    """What it waits for: the training that it evaluates, fine-tunes, or starts from as from a trunk."""
     parameters: Mapped[int] = mapped_column(BigInteger)
     flops: Mapped[float]
     """Of this run itself."""
     train_flops: Mapped[float | None]
-    """Of the training that it is or stands on; NULL where no cost is known."""
+    """Of the pre-training that it is or stands on; NULL where no cost is known."""
     images: Mapped[int] = mapped_column(BigInteger)
     cpus: Mapped[int]
     gpus: Mapped[int]
@@ -219,7 +237,6 @@ class SearchRow(Base):
     priority: Mapped[int]
     micro_batch: Mapped[int | None] = mapped_column(BigInteger)
     state: Mapped[str]
-    """`open`, `decided`, or `failed` when no trial came to an end; `cause` says why."""
     cause: Mapped[str | None]
     chosen: Mapped[str | None]
     """The choice, as JSON; NULL until it is made."""

@@ -113,23 +113,19 @@ SELECT
     run.step, run.steps, run.failures, run.preemptions, run.fence AS attempts, run.cause, run.owner, run.checkpoint,
     run.numerics, run.mixed_numerics, run.data_digest, run.data_skipped, run.created_at, run.started_at,
     run.finished_at, run.seconds, run.configuration, upstream.key AS upstream, study_run.sweep,
-    study_run.searched
+    study_run.searched, study_run.role, study_run.transfer
 FROM study
 JOIN study_run ON study_run.study_id = study.id
 JOIN run ON run.id = study_run.run_id
 LEFT JOIN run upstream ON upstream.id = run.upstream_id
 """
 
-_SWEEP_BEST = """
-CREATE VIEW sweep_best AS
+# A sweep that a study spells out: the best of its cells on the development split, with its point on the test split.
+_SWEPT = """
 SELECT
     study.name AS study, best.sweep, best.dataset, best.image_size, best.model, best.searched,
-    best.training AS configuration, best.value AS development_value, (
-        SELECT test.value FROM series of_test
-        JOIN point test ON test.series_id = of_test.id AND test.training = best.training
-        WHERE of_test.study_id = best.study_id AND of_test.kind = best.kind AND of_test.metric = best.metric
-        AND of_test.dataset = best.dataset AND of_test.split = 'test' AND of_test.image_size = best.image_size
-    ) AS test_value, best.cost, best.candidates
+    best.training AS configuration, best.value AS development_value, test.value AS test_value, test.sd AS test_sd,
+    test.seeds, best.cost, best.candidates, CAST(NULL AS TEXT) AS edge, false AS extended
 FROM study
 JOIN (
     SELECT
@@ -144,7 +140,52 @@ JOIN (
     WHERE series.kind = 'evaluate' AND series.metric = 'accuracy' AND series.split = 'validation'
     AND point.sweep IS NOT NULL
 ) best ON best.study_id = study.id AND best.place = 1
+LEFT JOIN series of_test
+    ON of_test.study_id = best.study_id AND of_test.kind = best.kind AND of_test.metric = best.metric
+    AND of_test.dataset = best.dataset AND of_test.split = 'test' AND of_test.image_size = best.image_size
+LEFT JOIN point test ON test.series_id = of_test.id AND test.training = best.training
 """
+
+# A search that has chosen: for each data set of it the final trainings, with what their evaluations have so far. Their
+# points would not do: those of searches for two seeds of a pre-training are one where both chose the same.
+_SEARCHED = """
+SELECT
+    study.name AS study, search.key AS sweep, final.dataset, final.image_size, upstream.model,
+    search.chosen AS searched, final.configuration, search.development AS development_value,
+    test.mean AS test_value,
+    CASE WHEN test.seeds > 1 THEN sqrt(test.squares / (test.seeds - 1)) END AS test_sd,
+    test.seeds, upstream.train_flops AS cost, search.trials AS candidates, search.edge, search.extended
+FROM search
+JOIN study ON study.id = search.study_id
+JOIN run upstream ON upstream.id = search.upstream_id
+JOIN (
+    SELECT DISTINCT study_run.study_id, study_run.sweep, run.dataset, run.image_size, run.configuration
+    FROM study_run JOIN run ON run.id = study_run.run_id
+    WHERE study_run.role = 'final' AND run.kind = 'finetune'
+) final ON final.study_id = search.study_id AND final.sweep = search.key
+LEFT JOIN (
+    SELECT
+        study_id, sweep, dataset, configuration, max(mean) AS mean, count(*) AS seeds,
+        sum((value - mean) * (value - mean)) AS squares
+    FROM (
+        SELECT
+            study_run.study_id, study_run.sweep, tuned.dataset, tuned.configuration, result.value,
+            avg(result.value) OVER (
+                PARTITION BY study_run.study_id, study_run.sweep, tuned.configuration
+            ) AS mean
+        FROM study_run
+        JOIN run ON run.id = study_run.run_id AND run.kind = 'evaluate'
+        JOIN run tuned ON tuned.id = run.upstream_id
+        JOIN result ON result.run_id = run.id
+        WHERE study_run.role = 'final' AND result.metric = 'accuracy' AND result.split = 'test'
+        AND result.dataset = tuned.dataset AND result.value IS NOT NULL
+    ) measured
+    GROUP BY study_id, sweep, dataset, configuration
+) test ON test.study_id = search.study_id AND test.sweep = search.key AND test.configuration = final.configuration
+WHERE search.state = 'decided'
+"""
+
+_SWEEP_BEST = f"CREATE VIEW sweep_best AS {_SWEPT} UNION ALL {_SEARCHED}"
 
 
 def create(dialect: str) -> list[str]:

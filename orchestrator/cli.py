@@ -219,13 +219,13 @@ def resume(
 
     Example:  vitscale resume quickstart
     """
-    from db import ledger
+    from db import wishes
     from db.store import retrying
 
     settings = settings_of(store, folder, datasets, any_numerics=any_numerics)
     with opened_store(settings, create=False) as opened:
         study_id = study_named(opened, study).id if study else None
-        retrying(opened, lambda connection: ledger.requeue(connection, study_id=study_id, failed=failed), seconds=60)
+        retrying(opened, lambda connection: wishes.requeue(connection, study_id=study_id, failed=failed), seconds=60)
         _work(opened, settings, study_id, study, address, workers)
 
 
@@ -239,7 +239,7 @@ def cancel(
 
     Example:  vitscale cancel quickstart
     """
-    from db import answers, ledger
+    from db import answers, wishes
     from db.store import retrying
     from orchestrator import screen
 
@@ -249,7 +249,7 @@ def cancel(
             study = answers.study_named(connection, what)
         study_id, run_ids = (study.id, None) if study else (None, [run_named(opened, what).id])
         counts = retrying(
-            opened, lambda connection: ledger.cancel(connection, study_id=study_id, run_ids=run_ids), seconds=60
+            opened, lambda connection: wishes.cancel(connection, study_id=study_id, run_ids=run_ids), seconds=60
         )
         screen.say(f"{counts['cancelled']} runs cancelled, {counts['stopping']} running ones asked to stop")
 
@@ -369,6 +369,24 @@ def frontier(
         screen.OUT.out(rows.as_csv(reports.FrontierRow, reports.frontier_rows(found)), end="", highlight=False)
     elif not parquet:
         screen.print_frontier(found.series, found.frontier, found.excluded)
+
+
+@app.command()
+def sweep(study: Name_, store: Store_ = None, folder: Folder_ = None, json: Json_ = False) -> None:
+    """Print what a study's searches tried, what was chosen, and what the choice was measured at.
+
+    Also the sweeps that its blocks spell out, and the scores of suites. Reads the store alone.
+
+    Example:  vitscale sweep first-transfer
+    """
+    from orchestrator import screen, screen_sweep, sweep_reports
+
+    with opened_store(settings_of(store, folder), create=False) as opened:
+        found = sweep_reports.report(opened, study_named(opened, study))
+    if json:
+        screen.print_json(sweep_reports.as_json(found))
+    else:
+        screen_sweep.print_sweeps(found)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from db.answers import FrontierPoint, Point, Series
+from db.frontiers import FrontierPoint, Point, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

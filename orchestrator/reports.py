@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from db import answers
+from db import answers, frontiers
 from db.store import Store
 from orchestrator.settings import Settings
 from orchestrator.worker import log_path
@@ -151,9 +151,9 @@ class Frontier:
     """One frontier with all that stands behind it."""
 
     study: answers.Study
-    series: answers.Series
-    points: list[answers.Point]
-    frontier: list[answers.FrontierPoint]
+    series: frontiers.Series
+    points: list[frontiers.Point]
+    frontier: list[frontiers.FrontierPoint]
     excluded: list[tuple[str, list[str]]]
 
 
@@ -164,20 +164,20 @@ def frontier(store: Store, study: answers.Study, metric: str | None, split: str 
     Raises NotFound when no series matches, ValueError when more than one does.
     """
     with store.read() as connection:
-        found = answers.series_of(connection, study.id)
+        found = frontiers.series_of(connection, study.id)
         series = _one_series(study, found, metric, split)
         return Frontier(
             study=study,
             series=series,
-            points=answers.points_of(connection, series.id),
-            frontier=answers.frontier(connection, series.id, by_family=by_family),
-            excluded=answers.excluded(connection, series),
+            points=frontiers.points_of(connection, series.id),
+            frontier=frontiers.frontier(connection, series.id, by_family=by_family),
+            excluded=frontiers.excluded(connection, series),
         )
 
 
 def _one_series(
-    study: answers.Study, found: list[answers.Series], metric: str | None, split: str | None
-) -> answers.Series:
+    study: answers.Study, found: list[frontiers.Series], metric: str | None, split: str | None
+) -> frontiers.Series:
     wanted = metric or ("accuracy" if any(series.metric == "accuracy" for series in found) else None)
     match = [series for series in found if wanted in (None, series.metric) and split in (None, series.split)]
     if metric is None and split is None and len(match) > 1:

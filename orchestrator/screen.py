@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from db import answers
-from orchestrator import wording
+from db import answers, frontiers
+from orchestrator import bill_lines, wording
+from orchestrator.bill_lines import misfits as misfits
+from orchestrator.bill_lines import total as total
 from studies.bill import Bill
-from studies.definitions import Train
 from studies.grid import Study
 from studies.planner import Shape
 
@@ -20,9 +21,6 @@ _PLAIN = False if os.environ.get("NO_COLOR") else None
 OUT = Console(highlight=False, soft_wrap=True, width=10_000, force_terminal=_PLAIN)
 """Data. A table is as wide as it needs to be, in a pipe too."""
 MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True, force_terminal=_PLAIN)
-
-MOST_MISFITS = 20
-"""Models that a warning names one by one."""
 
 STATE_STYLES = {"done": "green", "running": "cyan", "failed": "red", "blocked": "yellow", "cancelled": "dim"}
 
@@ -73,93 +71,19 @@ def state(name: str) -> Text:
 
 
 def print_bill(study: Study, priced: Bill) -> None:
-    """One line a training, its evaluations counted beside it, then what was dropped and the total."""
-    trainings = [(planned, known) for planned, known in priced.runs if isinstance(planned.run, Train)]
-    unit, costs = wording.flops_column([planned.flops for planned, _ in trainings])
-    columns = [
-        ("run", "left"),
-        ("model", "left"),
-        ("images", "right"),
-        ("epochs", "right"),
-        ("seed", "right"),
-        ("parameters", "right"),
-        ("images seen", "right"),
-        (unit, "right"),
-        ("memory", "right"),
-        ("evaluations", "right"),
-        ("in store", "left"),
-    ]
-    evaluations: dict[str, list[str | None]] = {}
-    for planned, known in priced.runs:
-        if planned.upstream is not None:
-            evaluations.setdefault(planned.upstream, []).append(known)
-    rows = []
-    for (planned, known), cost in zip(trainings, costs, strict=True):
-        own = evaluations.get(planned.key, [])
-        done = sum(each == "done" for each in own)
-        rows.append(
-            (
-                planned.key[:10],
-                planned.model if planned.searched is None else f"{planned.model} {planned.searched}",
-                f"{planned.training.data.rows:,}",
-                f"{planned.epochs:g}",
-                str(planned.training.seed),
-                f"{planned.parameters:,}",
-                f"{planned.images:,}",
-                cost,
-                Text(
-                    wording.memory(priced.memories[planned.key].at(priced.images_at_once(planned.training))),
-                    "red" if priced.fits(planned) is False else "",
-                ),
-                f"{done} of {len(own)} done" if known else str(len(own)),
-                state(known or "new"),
-            )
-        )
-    print_table(columns, rows)
+    """One line a training, its evaluations counted beside it, one line a search, what was dropped, and the total."""
+    columns, rows = bill_lines.trainings(priced)
+    print_table(columns, [(*row[:-1], state(str(row[-1]))) for row in rows])
     OUT.print()
+    if priced.searches:
+        print_table(*bill_lines.searches(priced))
+        OUT.print()
     for dropped in study.dropped:
         OUT.print(Text(f"left out: {dropped.cell}: {dropped.why}"))
     for line in total(study, priced):
         OUT.print(Text(line))
     for line in misfits(priced):
         say(line)
-
-
-def total(study: Study, priced: Bill) -> list[str]:
-    """The last lines of a bill."""
-    evaluations = len(priced.runs) - priced.trainings
-    return [
-        f"{study.file.name}: {wording.counted(priced.trainings, 'training')} and "
-        f"{wording.counted(evaluations, 'evaluation')}, {wording.flops(priced.flops)} in all; "
-        f"{wording.counted(priced.done, 'run')} done before",
-        f"to pay: {wording.flops(priced.flops_left)}, {wording.counted(priced.images_left, 'image')}, about "
-        f"{wording.seconds(priced.seconds_left)} on {priced.units} x {priced.device} "
-        f"at {wording.flops(priced.flops_per_second)}/s ({priced.basis})"
-        if priced.flops_left
-        else "nothing is left to pay",
-    ]
-
-
-def misfits(priced: Bill) -> list[str]:
-    """Which trainings will run out of memory, and the batch at which they would not."""
-    lines = []
-    found = priced.misfits
-    for (model, batch), (memory, runs) in list(found.items())[:MOST_MISFITS]:
-        assert priced.unit_bytes is not None
-        largest = memory.largest_batch(priced.unit_bytes)
-        lines.append(
-            f"will not fit: {model} needs {wording.memory(memory.at(batch))} at batch {batch:,}, "
-            f"the {priced.device} has {wording.memory(priced.unit_bytes)} for each run "
-            f"({wording.counted(runs, 'training')}); "
-            + (
-                f"the largest batch that fits is {largest:,}: name it as `micro_batch` under `resources`"
-                if largest
-                else "not even one image fits"
-            )
-        )
-    if len(found) > MOST_MISFITS:
-        lines.append(f"will not fit: {len(found) - MOST_MISFITS:,} more models")
-    return lines
 
 
 def print_shapes(found: Sequence[Shape], depths: Sequence[int], widths: Sequence[int]) -> None:
@@ -231,7 +155,7 @@ def print_failures(runs: Sequence[answers.Run], failed: int) -> None:
 
 
 def print_frontier(
-    series: answers.Series, points: Sequence[answers.FrontierPoint], excluded: list[tuple[str, list[str]]]
+    series: frontiers.Series, points: Sequence[frontiers.FrontierPoint], excluded: list[tuple[str, list[str]]]
 ) -> None:
     """The frontier as a table; what was left out, as messages."""
     higher = series.direction > 0

@@ -157,8 +157,13 @@ def bit_transfer(height: int, width: int, task: str | None = None) -> Transfer:
     task: a VTAB task that may be an exception; None for any other data set.
     """
     image_size, name = (128, "bit-small") if height * width < _SMALL_PIXELS**2 else (384, "bit-large")
-    crop = Resize() if task in NO_CROP else AUGMENTATIONS[name].crop
-    return Transfer(image_size, Augmentation(crop=crop, flip=task not in NO_FLIP), Resize())
+    return Transfer(image_size, harmless(AUGMENTATIONS[name], task), Resize())
+
+
+def harmless(augmentation: Augmentation, task: str | None) -> Augmentation:
+    """The same without the crop or the flip that would change labels of a VTAB task; None is any other data set."""
+    crop = Resize() if task in NO_CROP else augmentation.crop
+    return augmentation.model_copy(update={"crop": crop, "flip": augmentation.flip and task not in NO_FLIP})
 
 
 def check_sizes(view: Resize | CenterCrop | Shift | InceptionCrop | RandomCrop, image_size: int) -> None:

@@ -36,7 +36,7 @@ class StoredSplit(Frozen):
 
     rows: PositiveInt
     fingerprint: Digest | None
-    """`Manifest.fingerprint`; None of a private set."""
+    """`Manifest.fingerprint`; None where there are no images."""
     fewest: NonNegativeInt | None = None
     """Images of the rarest class, where it is known."""
     bad: DropList | None = None
@@ -134,7 +134,7 @@ class DataSet(Frozen):
 
     name: str
     origin: Files | procedural.Shapes | None
-    """Where images come from; None of a private set: it has a price, and no bytes."""
+    """Where images come from; None of a set known by its sizes: it has a price, and no bytes."""
     splits: dict[str, SplitUse]
     classes: Annotated[int, Field(ge=2)]
     channels: PositiveInt
@@ -336,4 +336,22 @@ def generated(name: str, shapes: procedural.Shapes) -> DataSet:
 
 
 SHAPES = generated("shapes", procedural.Shapes())
-BUILT_IN = {each.name: each for each in (DIGITS, JFT_300M, SHAPES)}
+
+
+def _task(name: str, difficulty: float, seed: int) -> DataSet:
+    """A task of `vtab-laptop` (`studies/vtab.py`): other classes than those of `shapes`, and a thousand images."""
+    shapes = generated(name, procedural.Shapes(classes=16, difficulty=difficulty, seed=seed))
+    parts = {"train800": (0, 800), "val200": (800, 1000), "train800val200": (0, 1000)}
+    splits: dict[str, SplitUse] = {
+        split: Part(of="train", start=start, stop=stop, order="file") for split, (start, stop) in parts.items()
+    }
+    splits["test2000"] = Part(of="test", stop=2000, order="file")
+    return shapes.model_copy(update={"splits": shapes.splits | splits})
+
+
+_TASKS = [
+    _task(f"shapes-{group}-{number}", difficulty, seed=10 * place + number)
+    for place, (group, difficulty) in enumerate({"plain": 0.4, "usual": 0.5, "messy": 0.6}.items(), start=1)
+    for number in (1, 2)
+]
+BUILT_IN = {each.name: each for each in (DIGITS, SHAPES, *_TASKS)}

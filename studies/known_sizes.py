@@ -4,6 +4,7 @@ A user's own of such a name, from `datasets.yaml`, takes its place. Counts are t
 """
 
 from studies.datasets import JFT_300M, DataSet, Part, SplitUse, StoredSplit
+from studies.vtab import DATA_SETS
 
 
 def _sized(
@@ -35,6 +36,7 @@ def _sized(
 
 _SETS = (
     JFT_300M,
+    _sized("jft-3b", {"train": 3_000_000_000}, 29_593, "Google's, arXiv:2106.04560v2; nearly so many images"),
     _sized(
         "imagenet",
         {"train": 1_281_167, "validation": 50_000},
@@ -77,4 +79,4 @@ def no_images(name: str) -> str:
     return f"{name} is known by its sizes alone: name your copy with `vitscale data add {name} FOLDER`"
 
 
-KNOWN_SIZES = {each.name: each for each in _SETS}
+KNOWN_SIZES = {each.name: each for each in (*_SETS, *DATA_SETS)}

@@ -21,7 +21,7 @@ from pydantic import (
 from studies.architectures import Shapes, nearest
 from studies.augmentations import Resize, ViewUse
 from studies.frozen import Frozen, Listed, Positive
-from studies.models import Head, Hybrid, ResNet, ViT
+from studies.models import Head, Hybrid, MaskedPatch, ResNet, ViT
 from studies.yaml_source import Place, Source, StudyError, read
 
 T = TypeVar("T")
@@ -50,10 +50,12 @@ ModelUse = Annotated[
     | Annotated[dict[str, Any], Tag("base")]
     | Annotated[ViT, Tag("vit")]
     | Annotated[ResNet, Tag("resnet")]
-    | Annotated[Hybrid, Tag("hybrid")],
+    | Annotated[Hybrid, Tag("hybrid")]
+    | Annotated[MaskedPatch, Tag("masked-patch")],
     Discriminator(_kind_of_model),
 ]
-"""A model's name, a mapping of `base`, its name, and the fields to replace, or a shape that is written out."""
+"""A model's name, a mapping of `base`, its name, and the fields to replace, or a shape that is written out. Beside
+`base`, `masked: mean-color` makes it a model that is pre-trained on its masked patches."""
 RecipeUse = str | dict[str, Any]
 """A recipe's name, a mapping of `base`, its name, and the fields to replace, or a recipe that is written out."""
 
@@ -80,6 +82,9 @@ class Axes(Frozen):
     image_size: Many[PositiveInt] | None = None
     """Pixels of a side as the network sees them; without it, those of the stored images, where all have the same."""
     epochs: Many[Positive] | None = None
+    """Passes over the training images."""
+    steps: Many[PositiveInt] | None = None
+    """Optimizer updates, instead of `epochs`."""
     recipe: Many[RecipeUse] | None = None
     seed: Many[NonNegativeInt] | None = None
 
@@ -117,7 +122,7 @@ class SplitEvaluation(OnTheWay):
     """The training's without it."""
     view: ViewUse = Resize()
     mapping: str | None = None
-    """A file that maps the classes of the network to those of the data: `objectnet` is built in."""
+    """A file, .csv or .json, that maps the classes of the network to those of the data (`studies/mappings.py`)."""
 
 
 class FewShotEvaluation(OnTheWay):
@@ -152,9 +157,9 @@ class TransferSplits(Frozen):
     whole: str = "train"
     """What the chosen hyper-parameters are trained with."""
     search: str | None = None
-    """What trials are trained on: `remaining` where there is one, else `whole`."""
+    """What trials are trained on: `remaining` where there is one of `whole`, else `whole`."""
     development: str | None = None
-    """What decides between trials: `development` where there is one, else `validation`."""
+    """What decides between trials: `development` where there is one and `search` is without it, else `validation`."""
     test: str = "test"
     """What is classified in the end, where `evaluations` does not say it."""
 
@@ -163,11 +168,14 @@ class Transfer(Frozen):
     """Fine-tune each trained model on other images, at hyper-parameters that are searched or given."""
 
     name: Annotated[str, StringConstraints(pattern=rf"^{NAME}$")] = "fine-tuning"
-    """What the results are called; each transfer of a study has its own."""
+    """What the results are called; of one model, each transfer has its own."""
+    models: Many[str] | None = None
+    """What the study calls the models to transfer; all without it."""
     data: Many[str]
-    """Data sets, or `vtab-1k` for its 19 tasks."""
+    """Data sets, or a suite (`studies/vtab.py`) for all its tasks: `vtab-1k`, `vtab-laptop`. A suite has its own
+    splits, recipe, steps and image size for those that are not written here."""
     choose: Literal["each", "together"] = "each"
-    """One choice for each data set, or one for all by the mean accuracy."""
+    """One choice for each data set, or one for all by the mean accuracy; of a suite without it, one for all."""
     splits: TransferSplits = TransferSplits()
     subset: PositiveInt | str | None = None
     """So many images of `whole` and `search`, as of an axis."""
@@ -176,7 +184,7 @@ class Transfer(Frozen):
     recipe: RecipeUse = "fine-tuning"
     """As of an axis; or `bit-hyperrule`, which decides recipe, steps and resolution by the data set."""
     steps: PositiveInt | None = None
-    """Updates; where the recipe does not decide them, this or `epochs`."""
+    """Updates; where neither recipe nor suite decides them, this or `epochs`."""
     epochs: Positive | None = None
     image_size: PositiveInt | None = None
     """Pixels of a side; that of the pre-training without it."""
@@ -261,6 +269,11 @@ def validated(kind: type[F], data: Any, source: Source, place: Place) -> F:
         raise _first_fault(kind, error, data, source, place) from None
 
 
+def in_words(kind: type[BaseModel], error: ValidationError, place: Place) -> str:
+    """What is wrong with a value at this place that was to be a part of such a model."""
+    return _message(kind, error.errors(include_url=False)[0], place)
+
+
 def _first_fault(kind: type[BaseModel], error: ValidationError, data: Any, source: Source, place: Place) -> StudyError:
     """The fault that stands first in the file."""
     faults = []
@@ -280,7 +293,9 @@ def _first_fault(kind: type[BaseModel], error: ValidationError, data: Any, sourc
 def _in_data(loc: tuple[int | str, ...], data: Any) -> Place:
     """The part of pydantic's location that exists in the data: it also names tags of unions and single values."""
     place: list[str | int] = []
-    for step in loc:
+    for index, step in enumerate(loc):
+        if isinstance(data, dict) and step == data.get("kind") and index + 1 < len(loc):
+            continue  # a tag, although an evaluation of the kind `split` has a key of that name
         if isinstance(data, dict) and step in data:
             data = data[str(step)]
         elif isinstance(data, list) and isinstance(step, int) and step < len(data):
@@ -301,6 +316,8 @@ def _message(kind: type[BaseModel], detail: Any, full: Place) -> str:
             return f"{what}: the key '{loc[-1]}' is missing" if full else f"the key '{loc[-1]}' is missing"
         case "value_error":
             return str(detail["ctx"]["error"])
+        case "too_short" if not given:
+            return f"{what}: the list is empty"
         case "literal_error" | "union_tag_invalid":
             context = detail["ctx"]
             listed = str(context.get("expected", context.get("expected_tags"))).replace("'", "").replace(" or ", ", ")

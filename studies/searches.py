@@ -4,12 +4,14 @@ Pure: `orchestrator/searching.py` asks Optuna for values and the store for resul
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 from pydantic import model_validator as validator
 
 from studies.augmentations import Resize, View
@@ -34,11 +36,22 @@ STEPS = "steps"
 """What may be searched beside the fields of a recipe: the length of the training in updates."""
 
 
-class Range(Frozen):
-    """All numbers between two, for samplers that choose by themselves."""
+class Impossible(ValueError):
+    """A search that cannot be made.
 
-    low: Positive
-    high: Positive
+    at: the field of the search, and what inside it, that makes it so: ("space", "lr_peak", 1).
+    """
+
+    def __init__(self, at: tuple[str | int, ...], wrong: str) -> None:
+        super().__init__(wrong)
+        self.at = at
+
+
+class Range(Frozen):
+    """All numbers between two, for samplers that choose by themselves: whole ones where both are."""
+
+    low: PositiveInt | Positive
+    high: PositiveInt | Positive
     log: bool = True
 
     @validator(mode="after")
@@ -101,21 +114,28 @@ class Search(Frozen):
         ranges = [name for name, values in self.space.items() if isinstance(values, Range)]
         if self.sampler == "grid":
             if ranges:
-                raise ValueError(f"a grid needs a list of values for {ranges[0]}: give one, or another sampler")
+                wrong = f"a grid needs a list of values for {ranges[0]}: give one, or another sampler"
+                raise Impossible(("space", ranges[0]), wrong)
             if self.trials is not None:
-                raise ValueError("'trials' has no effect on a grid: each of its points is tried once")
+                raise Impossible(("trials",), "'trials' has no effect on a grid: each of its points is tried once")
         elif self.trials is None:
-            raise ValueError(f"the sampler {self.sampler} needs 'trials', the number of points to try")
+            wrong = f"the sampler {self.sampler} needs 'trials', the number of points to try"
+            raise Impossible(("sampler",), wrong)
         if self.sampler == "cma-es" and (set(self.space) - set(ranges) or len(ranges) < 2):
-            raise ValueError("cma-es searches two ranges or more: give {low: ..., high: ...} for each field")
+            wrong = "cma-es searches two ranges or more: give {low: ..., high: ...} for each field"
+            raise Impossible(("sampler",), wrong)
         if self.pruner != "none" and self.every is None:
-            raise ValueError(f"the pruner {self.pruner} looks at trials on the way: give 'every', in steps")
+            wrong = f"the pruner {self.pruner} looks at trials on the way: give 'every', in steps"
+            raise Impossible(("pruner",), wrong)
         for name, values in self.space.items():
             if not isinstance(values, Range) and (not values or len(set(map(canonical_json, values))) < len(values)):
-                raise ValueError(f"the values of {name} are none, or one of them is there twice")
-        for params in _corners(self.space):
+                raise Impossible(("space", name), f"the values of {name} are none, or one of them is there twice")
+        for at, params in _corners(self.space):
             for task in self.tasks:
-                _tuning(self, task, params, task.search, self.seed)  # raises what is wrong with it
+                try:
+                    _tuning(self, task, params, task.search, self.seed)
+                except ValueError as error:
+                    raise Impossible(("space", *at), f"{at[0]}: {_reason(error)}") from None
         return self
 
 
@@ -185,22 +205,29 @@ class PlannedSearch:
     @property
     def runs(self) -> int:
         """How many there will be."""
-        points = self._priced_points()
-        return sum(len(self.trial_runs(point)) for point in points) + len(self.final_runs(points[0]))
+        search = self.search
+        evaluations = sum(len(task.evaluations) for task in search.tasks)
+        return self.trials * len(search.tasks) + len(search.seeds) * (len(search.tasks) + evaluations)
 
-    def _sum(self, what: str) -> float:
-        points = self._priced_points()
-        trials = sum(getattr(run, what) for point in points for run in self.trial_runs(point))
-        dearest = max(sum(getattr(run, what) for run in self.final_runs(point)) for point in points)
+    def _sum(self, what: Literal["flops", "images"]) -> float:
+        trials = sum(
+            count * sum(getattr(run, what) for run in self.trial_runs(point)) for point, count in self._priced_points
+        )
+        dearest = max(sum(getattr(run, what) for run in self.final_runs(point)) for point, _ in self._priced_points)
         return float(trials + dearest)
 
-    def _priced_points(self) -> list[Params]:
-        """As many points as there will be trials: of a sampler, whose choices nobody knows, the longest training."""
-        if self.search.sampler == "grid":
-            return grid_points(self.search)
-        corners = list(_corners(self.search.space))
-        dearest = max(corners, key=lambda corner: float(corner.get(STEPS, 0)))
-        return [dearest] * self.trials
+    @cached_property
+    def _priced_points(self) -> list[tuple[Params, int]]:
+        """One point for each length of training that trials have, with how many have it.
+
+        Of a sampler, whose choices nobody knows, all have the longest.
+        """
+        if self.search.sampler != "grid":
+            corners = [params for _, params in _corners(self.search.space)]
+            return [(max(corners, key=lambda corner: float(corner.get(STEPS, 0))), self.trials)]
+        points = {(point.get(STEPS), point.get("batch")): point for point in grid_points(self.search)}
+        counts = Counter((point.get(STEPS), point.get("batch")) for point in grid_points(self.search))
+        return [(point, counts[length]) for length, point in points.items()]
 
     def _planned(
         self, run: FineTune | Evaluate, params: Params, role: Role, training: FineTune | None = None
@@ -243,7 +270,7 @@ def at_edge(search: Search, trials: Sequence[Trial], best: Trial) -> dict[str, L
     """The searched numbers whose best value is the smallest or largest that was tried, of two or more."""
     edges: dict[str, Literal["low", "high"]] = {}
     for name in search.space:
-        tried = sorted({trial.params[name] for trial in trials if _is_number(trial.params[name])})
+        tried = _tried(trials, name)
         if len(tried) > 1 and best.params[name] in (tried[0], tried[-1]):
             edges[name] = "low" if best.params[name] == tried[0] else "high"
     return edges
@@ -262,13 +289,20 @@ def beyond(search: Search, trials: Sequence[Trial], best: Trial) -> Params | Non
         return None
     point = dict(best.params)
     for name, side in edges.items():
-        point[name] = _next_value(sorted({trial.params[name] for trial in trials}), side)
+        point[name] = _next_value(_tried(trials, name), side)
+    if any(trial.params == point for trial in trials):  # two values so near that a step is lost in rounding
+        return None
     try:
         for task in search.tasks:
             _tuning(search, task, point, task.search, search.seed)
     except ValueError:  # beyond what the field can be: a share of one, say
         return None
     return point
+
+
+def _tried(trials: Sequence[Trial], name: str) -> list[float]:
+    """The numbers among the values of a field that were tried, in ascending order."""
+    return sorted({trial.params[name] for trial in trials if _is_number(trial.params[name])})
 
 
 def _next_value(tried: Sequence[float], side: Literal["low", "high"]) -> float:
@@ -281,11 +315,25 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _corners(space: Mapping[str, Sequence[Any] | Range]) -> list[Params]:
-    """Points that show whether all of a space is possible: each value of each field once, beside the others' first."""
-    values = {name: [each.low, each.high] if isinstance(each, Range) else list(each) for name, each in space.items()}
-    first = {name: options[0] for name, options in values.items()}
-    return [{**first, name: option} for name, options in values.items() for option in options]
+def _corners(space: Mapping[str, Sequence[Any] | Range]) -> list[tuple[tuple[str | int, ...], Params]]:
+    """Points that show whether all of a space is possible: each value of each field once, beside the others' first.
+
+    Each with the place in the space of the value that it is there for.
+    """
+    values: dict[str, list[tuple[str | int, Any]]] = {
+        name: [("low", each.low), ("high", each.high)] if isinstance(each, Range) else list(enumerate(each))
+        for name, each in space.items()
+    }
+    first = {name: options[0][1] for name, options in values.items()}
+    return [((name, at), {**first, name: option}) for name, options in values.items() for at, option in options]
+
+
+def _reason(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    detail = error.errors(include_url=False)[0]
+    cause = detail.get("ctx", {}).get("error")
+    return str(cause) if cause else detail["msg"]
 
 
 def _tuning(search: Search, task: Task, params: Params, data: Data, seed: int, *, trial: bool = False) -> FineTune:

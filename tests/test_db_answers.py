@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, text
 
-from db import answers, ledger
+from db import answers, frontiers, ledger, wishes
 from db.store import Connection, Store
 from db.tables import PointRow, SeriesRow, StudyRow
 from db.views import frontier_rows
@@ -79,7 +79,7 @@ def brute_force(points: Sequence[CloudPoint]) -> list[tuple[str, float, float, t
     ]
 
 
-def plain(points: Sequence[answers.FrontierPoint]) -> list[tuple[str, float, float, tuple[str, ...]]]:
+def plain(points: Sequence[frontiers.FrontierPoint]) -> list[tuple[str, float, float, tuple[str, ...]]]:
     return [(point.configuration, point.cost, point.quality, point.same) for point in points]
 
 
@@ -111,8 +111,8 @@ def test_the_frontier_is_the_one_of_its_definition_pooled_by_family_and_in_the_v
     with pytest.raises(_Undo), store.begin() as c:  # noqa: PT012 - each example starts with an empty store
         series = cloud(c, points)
         cloud(c, [("ViT", 0.5, 2.0)], name="another study")
-        pooled = answers.frontier(c, series)
-        by_family = answers.frontier(c, series, by_family=True)
+        pooled = frontiers.frontier(c, series)
+        by_family = frontiers.frontier(c, series, by_family=True)
         assert plain(pooled) == brute_force(points)
         expected = []
         for family in ("Hybrid", "ResNet", "ViT"):
@@ -130,7 +130,7 @@ def test_a_tie_in_quality_keeps_the_cheapest_and_exact_duplicates_are_one_point(
     with store.begin() as c:
         points = [("ViT", 2.0, 0.5), ("ViT", 1.0, 0.5), ("ResNet", 1.0, 0.5), ("ResNet", 1.0, 0.4), ("ViT", 3.0, 0.6)]
         series = cloud(c, points)
-        first, last = answers.frontier(c, series)
+        first, last = frontiers.frontier(c, series)
         assert (first.cost, first.quality, first.configuration[-1], [s[-1] for s in first.same]) == (
             1.0,
             0.5,
@@ -138,7 +138,7 @@ def test_a_tie_in_quality_keeps_the_cheapest_and_exact_duplicates_are_one_point(
             ["2"],
         )
         assert (last.cost, last.quality, last.same) == (3.0, 0.6, ())
-        assert [(p.family, p.cost) for p in answers.frontier(c, series, by_family=True)] == [
+        assert [(p.family, p.cost) for p in frontiers.frontier(c, series, by_family=True)] == [
             ("ResNet", 1.0),
             ("ViT", 1.0),
             ("ViT", 3.0),
@@ -148,7 +148,7 @@ def test_a_tie_in_quality_keeps_the_cheapest_and_exact_duplicates_are_one_point(
 def test_less_of_a_loss_is_better_on_its_frontier(store: Store) -> None:
     with store.begin() as c:
         series = cloud(c, [("ViT", 1.0, -2.0), ("ViT", 2.0, -3.0), ("ViT", 3.0, -1.0)], metric=metrics.LOSS)
-        assert [(point.cost, point.value) for point in answers.frontier(c, series)] == [(1.0, 2.0), (3.0, 1.0)]
+        assert [(point.cost, point.value) for point in frontiers.frontier(c, series)] == [(1.0, 2.0), (3.0, 1.0)]
 
 
 def test_the_frontier_looks_at_its_index_only(store: Store) -> None:
@@ -183,7 +183,7 @@ def study_with_one_of_each(connection: Connection) -> tuple[int, dict[str, str]]
     builders.commit(connection, not_finite, accuracy=float("nan"))
     builders.fail(connection, failed, outcome="user_error", error="no")
     ledger.release(connection, run_id=cancelled.run_id, fence=cancelled.fence, step=0)
-    ledger.cancel(connection, run_ids=[cancelled.run_id])
+    wishes.cancel(connection, run_ids=[cancelled.run_id])
     names = ("done", "not a finite number", "failed", "cancelled", "blocked", "not finished")
     return study, dict(zip(names, (test.key for test in tests), strict=True))
 
@@ -191,16 +191,16 @@ def study_with_one_of_each(connection: Connection) -> tuple[int, dict[str, str]]
 def test_what_is_left_out_of_a_series_is_listed_with_its_reason(store: Store) -> None:
     with store.begin() as c:
         study, keys = study_with_one_of_each(c)
-        (series,) = answers.series_of(c, study)
-        left_out = answers.excluded(c, series)
+        (series,) = frontiers.series_of(c, study)
+        left_out = frontiers.excluded(c, series)
         assert left_out == [
             (reason, [keys[reason]])
             for reason in ("failed", "blocked", "cancelled", "not finished", "not a finite number")
         ]
-        (point,) = answers.frontier(c, series.id)
+        (point,) = frontiers.frontier(c, series.id)
         assert point.runs == (keys["done"],)
         c.execute(text("UPDATE run SET train_flops = NULL WHERE key = :key"), {"key": keys["done"]})
-        assert answers.excluded(c, series)[-1] == ("no known cost", [keys["done"]])
+        assert frontiers.excluded(c, series)[-1] == ("no known cost", [keys["done"]])
 
 
 def test_a_few_shot_series_leaves_out_only_runs_that_would_measure_it(store: Store) -> None:
@@ -212,8 +212,8 @@ def test_a_few_shot_series_leaves_out_only_runs_that_would_measure_it(store: Sto
         claimed = builders.claim(c)
         value = builders.Value(metrics.fewshot_accuracy(5), 0.5)
         ledger.commit(c, run_id=claimed.run_id, fence=1, values=[value], checkpoint=None, step=0)
-        (series,) = answers.series_of(c, study)
-        assert answers.excluded(c, series) == []
+        (series,) = frontiers.series_of(c, study)
+        assert frontiers.excluded(c, series) == []
 
 
 def test_totals_count_states_and_work_done_by_the_share_of_steps(store: Store) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from db import answers, ledger
+from db import answers, frontiers, ledger, wishes
 from db.store import Connection, Store
 from studies import metrics
 from tests import builders
@@ -257,9 +257,9 @@ def test_a_value_that_is_not_a_finite_number_is_stored_as_null(store: Store) -> 
         builders.commit(c, builders.claim(c), accuracy=math.nan)
         (result,) = answers.results_of(c, study)
         assert result.value is None
-        (series,) = answers.series_of(c, study)
+        (series,) = frontiers.series_of(c, study)
         assert series.points == 0
-        assert [reason for reason, _ in answers.excluded(c, series)] == ["not a finite number"]
+        assert [reason for reason, _ in frontiers.excluded(c, series)] == ["not a finite number"]
 
 
 def test_a_claim_takes_the_lowest_priority_number_then_the_order_of_the_study(store: Store) -> None:
@@ -295,8 +295,8 @@ def test_a_cancelled_study_stops_what_runs_and_leaves_what_another_study_wants(s
         study = builders.submit(c, [running, idle, test, shared])
         builders.submit(c, [shared], name="other")
         claimed = builders.claim(c)
-        assert ledger.cancel(c, study_id=study) == {"cancelled": 2, "stopping": 1}
-        assert ledger.cancel(c, study_id=study) == {"cancelled": 0, "stopping": 1}
+        assert wishes.cancel(c, study_id=study) == {"cancelled": 2, "stopping": 1}
+        assert wishes.cancel(c, study_id=study) == {"cancelled": 0, "stopping": 1}
         assert [state(c, r.key) for r in (running, idle, test, shared)] == [
             "running",
             "cancelled",
@@ -308,7 +308,7 @@ def test_a_cancelled_study_stops_what_runs_and_leaves_what_another_study_wants(s
         assert ledger.release(c, run_id=claimed.run_id, fence=claimed.fence, step=1) == "cancelled"
         assert state(c, running.key) == "cancelled"
         assert answers.attempts_of(c, claimed.run_id)[0].outcome == "cancelled"
-        assert ledger.requeue(c, study_id=study) == 3
+        assert wishes.requeue(c, study_id=study) == 3
         assert [state(c, r.key) for r in (running, idle, test)] == ["ready", "ready", "waiting"]
 
 
@@ -318,7 +318,7 @@ def test_a_run_that_was_to_stop_is_cancelled_however_its_attempt_ends(store: Sto
     with store.begin() as c:
         builders.submit(c, [first, evaluation(first)])
         claimed = builders.claim(c)
-        ledger.cancel(c, run_ids=[claimed.run_id])
+        wishes.cancel(c, run_ids=[claimed.run_id])
         if ending == "fails":
             assert builders.fail(c, claimed) == "cancelled"
         elif ending == "dies":
@@ -328,7 +328,7 @@ def test_a_run_that_was_to_stop_is_cancelled_however_its_attempt_ends(store: Sto
             ledger.reap(c)
         assert state(c, first.key) == "cancelled"
         assert state(c, evaluation(first).key) == "blocked"
-        assert ledger.requeue(c) == 2
+        assert wishes.requeue(c) == 2
         assert [state(c, r.key) for r in (first, evaluation(first))] == ["ready", "waiting"]
 
 
@@ -337,7 +337,7 @@ def test_a_run_that_was_to_stop_but_finished_is_done(store: Store) -> None:
     with store.begin() as c:
         builders.submit(c, [first])
         claimed = builders.claim(c)
-        ledger.cancel(c, run_ids=[claimed.run_id])
+        wishes.cancel(c, run_ids=[claimed.run_id])
         assert builders.commit(c, claimed)
         assert state(c, first.key) == "done"
 
@@ -346,8 +346,8 @@ def test_requeue_takes_back_a_stop_that_was_not_heard_yet(store: Store) -> None:
     with store.begin() as c:
         study = builders.submit(c, [training()])
         claimed = builders.claim(c)
-        ledger.cancel(c, study_id=study)
-        ledger.requeue(c, study_id=study)
+        wishes.cancel(c, study_id=study)
+        wishes.requeue(c, study_id=study)
         assert renew(c, claimed) == "continue"
 
 
@@ -357,23 +357,23 @@ def test_requeue_with_failed_gives_a_new_budget_and_unblocks_what_depends_on_it(
     with store.begin() as c:
         study = builders.submit(c, [first, test])
         assert [builders.fail(c, builders.claim(c), error="e", step=1) for _ in range(2)] == ["ready", "failed"]
-        assert ledger.requeue(c, study_id=study) == 0
+        assert wishes.requeue(c, study_id=study) == 0
         assert [state(c, r.key) for r in (first, test)] == ["failed", "blocked"]
-        assert ledger.requeue(c, study_id=study, failed=True) == 2
+        assert wishes.requeue(c, study_id=study, failed=True) == 2
         assert [state(c, r.key) for r in (first, test)] == ["ready", "waiting"]
         assert builders.fail(c, builders.claim(c), error="e", step=1) == "ready", "errors before do not count"
         assert [dead(c, builders.claim(c)) for _ in range(4)] == ["ready"] * 4
         assert dead(c, builders.claim(c)) == "failed"
-        ledger.requeue(c, failed=True)
+        wishes.requeue(c, failed=True)
         assert dead(c, builders.claim(c)) == "ready", "deaths before do not count"
 
 
 def test_who_is_asked_to_yield_hears_it_with_the_next_renewal_and_the_run_is_ready_again(store: Store) -> None:
     with store.begin() as c:
         study = builders.submit(c, [training()])
-        assert ledger.ask_to_yield(c, study_id=study) == 0
+        assert wishes.ask_to_yield(c, study_id=study) == 0
         claimed = builders.claim(c)
-        assert ledger.ask_to_yield(c) == 1
+        assert wishes.ask_to_yield(c) == 1
         assert renew(c, claimed) == "yield"
         assert ledger.release(c, run_id=claimed.run_id, fence=claimed.fence, step=3) == "ready"
         assert renew(c, builders.claim(c)) == "continue"
@@ -420,5 +420,5 @@ def test_only_the_mean_over_support_seeds_makes_a_series_of_few_shot_results(sto
             Value("calibration", 0.1),
         ]
         assert ledger.commit(c, run_id=claimed.run_id, fence=1, values=values, checkpoint=None, step=0)
-        assert [(s.kind, s.metric) for s in answers.series_of(c, study)] == [("fewshot", "accuracy_5shot")]
+        assert [(s.kind, s.metric) for s in frontiers.series_of(c, study)] == [("fewshot", "accuracy_5shot")]
         assert len(answers.results_of(c, study)) == 4

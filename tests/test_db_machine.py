@@ -11,17 +11,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import text
 
-from db import answers, ledger
+from db import answers, frontiers, ledger, searches
 from db.ledger import Claim
 from db.store import Connection, Store
+from studies.planned import PlannedRun
 from tests import builders
-from tests.builders import evaluation, training
+from tests.builders import evaluation, search, training
 
 T = TypeVar("T")
 SEEDS = range(2)
 TRAININGS = [training(seed=seed) for seed in SEEDS]
 PLANNED = [*TRAININGS, *(evaluation(run) for run in TRAININGS)]
-UPSTREAM = {evaluation(run).key: run.key for run in TRAININGS}
+SEARCH = search(TRAININGS[0], pruner="median", every=10)
+TRIALS = [run for lr in (1e-3, 3e-3) for run in SEARCH.trial_runs({"lr_peak": lr})]
+EVERYTHING = [*PLANNED, *TRIALS]
+UPSTREAM = {**{evaluation(run).key: run.key for run in TRAININGS}, **{run.key: TRAININGS[0].key for run in TRIALS}}
 
 
 class Ledger(RuleBasedStateMachine):
@@ -33,16 +37,20 @@ class Ledger(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         with self.store.begin() as c:
-            for table in ("point", "series", "study_run", "study", "measurement", "result", "attempt"):
+            for table in ("point", "series", "study_run", "search", "study", "measurement", "result", "attempt"):
                 c.execute(text(f"DELETE FROM {table}"))
             c.execute(text("UPDATE run SET upstream_id = NULL"))
             c.execute(text("DELETE FROM run"))
-            self.study = builders.submit(c, PLANNED)
+            self.study = builders.submit(c, PLANNED, searches=[SEARCH])
+            (found,) = searches.undecided(c, self.study)
+            searches.add_runs(c, found.id, TRIALS)
+        self.search = found.id
         self.claims = []
         self.held: dict[str, int] = {}
-        self.fence = {run.key: 0 for run in PLANNED}
-        self.state = {run.key: "waiting" if run.key in UPSTREAM else "ready" for run in PLANNED}
-        self.failures = {run.key: 0 for run in PLANNED}
+        self.doomed: set[str] = set()
+        self.fence = {run.key: 0 for run in EVERYTHING}
+        self.state = {run.key: "waiting" if run.key in UPSTREAM else "ready" for run in EVERYTHING}
+        self.failures = {run.key: 0 for run in EVERYTHING}
         self.number = count()
 
     def write(self, function: Callable[[Connection], T]) -> T:
@@ -54,10 +62,10 @@ class Ledger(RuleBasedStateMachine):
 
     def end(self, claimed: Claim, state: str) -> None:
         del self.held[claimed.key]
-        self.state[claimed.key] = state
-        for test, upstream in UPSTREAM.items():
-            if upstream == claimed.key and state in ("done", "failed"):
-                self.state[test] = "ready" if state == "done" else "blocked"
+        self.state[claimed.key] = "pruned" if claimed.key in self.doomed else state
+        for below, upstream in UPSTREAM.items():
+            if upstream == claimed.key and self.state[below] != "pruned" and state in ("done", "failed"):
+                self.state[below] = "ready" if state == "done" else "blocked"
 
     @rule()
     def claim(self) -> None:
@@ -86,21 +94,23 @@ class Ledger(RuleBasedStateMachine):
                 measurements=[(claimed.fence, "train_loss_nats", 1.0)],
             )
         )
-        assert answer == ("continue" if self.is_held(claimed) else "lost")
+        held = "prune" if claimed.key in self.doomed else "continue"
+        assert answer == (held if self.is_held(claimed) else "lost")
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), twice=st.booleans())
     def commit(self, data: Any, twice: bool) -> None:
         claimed = data.draw(st.sampled_from(self.claims))
-        accuracy = None if claimed.steps else 0.5
+        accuracy = None if claimed.key in {run.key for run in TRAININGS} else 0.5
         held = self.is_held(claimed)
+        taken = held and claimed.key not in self.doomed
         accepted = self.write(lambda c: builders.commit(c, claimed, accuracy))
         again_after_own = self.state[claimed.key] == "done" and self.fence[claimed.key] == claimed.fence
-        assert accepted == (held or again_after_own)
+        assert accepted == (taken or again_after_own)
         if held:
             self.end(claimed, "done")
             if twice:
-                assert self.write(lambda c: builders.commit(c, claimed, accuracy))
+                assert self.write(lambda c: builders.commit(c, claimed, accuracy)) == taken
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -109,7 +119,8 @@ class Ledger(RuleBasedStateMachine):
         error = f"error {next(self.number)}"
         answer = self.write(lambda c: builders.fail(c, claimed, error=error))
         self.failures[claimed.key] += 1
-        assert answer == ("failed" if self.failures[claimed.key] > 2 else "ready")
+        expected = "failed" if self.failures[claimed.key] > 2 else "ready"
+        assert answer == ("pruned" if claimed.key in self.doomed else expected)
         self.end(claimed, answer)
 
     @precondition(lambda self: any(not self.is_held(claimed) for claimed in self.claims))
@@ -122,7 +133,8 @@ class Ledger(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data: Any) -> None:
         claimed = data.draw(st.sampled_from([claimed for claimed in self.claims if self.is_held(claimed)]))
-        assert self.write(lambda c: ledger.release(c, run_id=claimed.run_id, fence=claimed.fence, step=0)) == "ready"
+        answer = self.write(lambda c: ledger.release(c, run_id=claimed.run_id, fence=claimed.fence, step=0))
+        assert answer == ("pruned" if claimed.key in self.doomed else "ready")
         self.end(claimed, "ready")
 
     @precondition(lambda self: self.held)
@@ -146,7 +158,19 @@ class Ledger(RuleBasedStateMachine):
 
     @rule()
     def submit_again(self) -> None:
-        assert self.write(lambda c: builders.submit(c, PLANNED)) == self.study
+        assert self.write(lambda c: builders.submit(c, PLANNED, searches=[SEARCH])) == self.study
+
+    @rule()
+    def add_the_trials_again(self) -> None:
+        self.write(lambda c: searches.add_runs(c, self.search, TRIALS))
+
+    @rule(trial=st.sampled_from(TRIALS))
+    def prune(self, trial: PlannedRun) -> None:
+        self.write(lambda c: searches.prune(c, [trial.key], "behind"))
+        if self.state[trial.key] == "running":
+            self.doomed.add(trial.key)
+        elif self.state[trial.key] in ("ready", "waiting", "blocked"):
+            self.state[trial.key] = "pruned"
 
     @invariant()
     def the_store_is_as_the_model(self) -> None:
@@ -155,17 +179,20 @@ class Ledger(RuleBasedStateMachine):
             assert {key: run.state for key, run in runs.items()} == self.state
             assert {key: run.fence for key, run in runs.items()} == self.fence
             results = [result.key for result in answers.results_of(c, self.study)]
-            assert sorted(results) == sorted(key for key in UPSTREAM if self.state[key] == "done")
+            done = [key for key in UPSTREAM if self.state[key] == "done"]
+            assert sorted(results) == sorted(done)
+            assert not self.doomed.intersection(done)
             for run in runs.values():
                 attempts = answers.attempts_of(c, run.id)
                 assert [attempt.fence for attempt in attempts] == list(range(1, run.fence + 1))
                 open_attempts = [attempt.fence for attempt in attempts if attempt.ended_at is None]
                 assert open_attempts == ([run.fence] if run.state == "running" else [])
-            points = [series.points for series in answers.series_of(c, self.study)]
-            assert points == ([1] if results else [])
+            points = [series.points for series in frontiers.series_of(c, self.study)]
+            measured = {evaluation(run).key for run in TRAININGS}.intersection(done)
+            assert points == ([1] if measured else [])
 
 
-@pytest.mark.parametrize("examples", [12, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [12, pytest.param(150, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
 def test_any_order_of_events_gives_one_result_a_run(store: Store, examples: int, tmp_path: Path) -> None:
     Ledger.store = store
     run_state_machine_as_test(

@@ -5,14 +5,30 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, make_url, text
 
-from db import migrate, views
+from db import migrate, searches, views
 from db.store import Store, StoreMissing, StoreTooNew
 from db.tables import SCHEMA, VERSION_TABLE, Base
+from tests import builders
+from tests.builders import search, training
+
+OLDER = (
+    "INSERT INTO study (name, title, source, shows, text, file, submitted_at) VALUES ('old', '', '', '', '', '', 1)",
+    "INSERT INTO run (key, kind, configuration, definition, model, family, seed, dataset, split, image_size, data_rows,"
+    " epochs, steps, parameters, flops, images, cpus, gpus, priority, state, created_at) VALUES"
+    f" ('{'a' * 64}', 'train', '{'b' * 64}', '{{}}', 'ViT-8', 'ViT', 0, 'digits', 'train', 8, 100, 1, 2, 3, 4, 5, 1, 0,"
+    " 0, 'done', 1)",
+    "INSERT INTO study_run (study_id, run_id, position, sweep, searched) VALUES (1, 1, 0, 's', '{}')",
+    "INSERT INTO result (run_id, metric, dataset, split, image_size, value)"
+    " VALUES (1, 'accuracy', 'digits', 'test', 8, 0.5)",
+)
+"""Rows of a store of schema 0002."""
 
 
 def schema_text(connection: Connection) -> list[tuple[str, ...]]:
@@ -65,6 +81,37 @@ def test_migrations_spell_tables_and_indexes_as_the_code_does(empty_url: str, tm
 def test_the_newest_migration_is_the_schema_of_the_code() -> None:
     folder = Path(migrate.__file__).parent / "migrations"
     assert ScriptDirectory(str(folder)).get_current_head() == SCHEMA
+
+
+def test_the_upgrade_to_searches_keeps_the_runs_and_results_of_an_older_store(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if empty_url.startswith("sqlite"):
+        Path(make_url(empty_url).database or "").parent.mkdir()
+    engine = create_engine(empty_url)
+    with engine.begin() as c:
+        config = Config()
+        config.set_main_option("path_separator", "os")
+        config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
+        config.attributes["connection"] = c
+        with monkeypatch.context() as older:
+            # The views of today name columns that the tables of then did not have.
+            older.setattr(views, "create", lambda dialect: ["CREATE VIEW sweep_best AS SELECT sweep FROM study_run"])
+            command.upgrade(config, "0002")
+        for statement in OLDER:
+            c.execute(text(statement))
+    engine.dispose()
+    store = Store.open(empty_url)
+    with store.begin() as c:
+        assert migrate.version(c) == SCHEMA
+        query = text("SELECT study, key, state, sweep, searched, role, transfer FROM run_summary")
+        assert [tuple(row) for row in c.execute(query)] == [("old", "a" * 64, "done", "s", "{}", None, None)]
+        assert c.execute(text("SELECT value FROM result")).scalar() == 0.5
+        assert c.execute(text("SELECT count(*) FROM sweep_best")).scalar() == 0
+        first = training()
+        builders.submit(c, [first], searches=[search(first)])
+        assert [each.study for each in searches.undecided(c, None)] == ["tiny"]
+    store.dispose()
 
 
 def test_an_upgrade_that_finds_nothing_to_do_does_nothing(store: Store) -> None:
