@@ -183,7 +183,7 @@ def submit(
 
     Example:  vitscale submit studies/quickstart.yaml
     """
-    from orchestrator import screen
+    from orchestrator import bill_lines, screen
     from orchestrator.submission import check_data, store_study
     from studies.grid import load_study
     from studies.registry import load_registry
@@ -192,7 +192,7 @@ def submit(
     loaded = load_study(study, str(study), load_registry(settings.datasets))
     check_data(loaded)
     priced = _bill(loaded, settings, "cpu", workers)
-    for line in [*screen.total(loaded, priced), *([] if address else screen.misfits(priced))]:
+    for line in [*bill_lines.total(loaded, priced), *([] if address else bill_lines.misfits(priced))]:
         screen.say(line)
     if priced.flops_left > ask_above and not yes:
         _confirm()
@@ -426,7 +426,7 @@ def _bill(study: "Study", settings: "Settings", device: str, units: int | None) 
     from db import answers
     from db.store import StoreMissing
     from orchestrator.processes import usable_cpus, usable_memory
-    from studies.bill import bill
+    from studies.bill import bill, keys_of
     from studies.devices import device_facts
 
     facts = device_facts(device)
@@ -435,7 +435,7 @@ def _bill(study: "Study", settings: "Settings", device: str, units: int | None) 
     measured = None
     try:
         with opened_store(settings, create=False) as opened, opened.read() as connection:
-            known = answers.known(connection, [planned.key for planned in study.runs])
+            known = answers.known(connection, keys_of(study))
             measured = answers.measured_rate(connection).get(device)
     except StoreMissing:
         pass  # nothing is known yet

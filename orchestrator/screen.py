@@ -10,8 +10,6 @@ from rich.text import Text
 
 from db import answers, frontiers
 from orchestrator import bill_lines, wording
-from orchestrator.bill_lines import misfits as misfits
-from orchestrator.bill_lines import total as total
 from studies.bill import Bill
 from studies.grid import Study
 from studies.planner import Shape
@@ -80,9 +78,9 @@ def print_bill(study: Study, priced: Bill) -> None:
         OUT.print()
     for dropped in study.dropped:
         OUT.print(Text(f"left out: {dropped.cell}: {dropped.why}"))
-    for line in total(study, priced):
+    for line in bill_lines.total(study, priced):
         OUT.print(Text(line))
-    for line in misfits(priced):
+    for line in bill_lines.misfits(priced):
         say(line)
 
 

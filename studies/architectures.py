@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, PositiveInt
 
 from studies.frozen import Frozen, Listed
-from studies.models import Head, Hybrid, ResNet, ViT
+from studies.models import AnyModel, Head, Hybrid, MaskedPatch, ResNet, ViT
 
 
 class Encoder(Frozen):
@@ -136,8 +136,10 @@ def altered_fields(model: ViT | ResNet | Hybrid, fields: Mapping[str, Any]) -> d
     return _merged(model.model_dump(), fields)
 
 
-def family_of(model: ViT | ResNet | Hybrid) -> str:
+def family_of(model: AnyModel) -> str:
     """The family whose frontier the model is on, as the first paper names them."""
+    if isinstance(model, MaskedPatch):
+        return "Masked-ViT"
     if isinstance(model, ViT):
         return "ViT" if model.attention == "global" else "Axial-ViT"
     if isinstance(model, ResNet):
@@ -145,8 +147,10 @@ def family_of(model: ViT | ResNet | Hybrid) -> str:
     return "Hybrid"
 
 
-def describe(model: ViT | ResNet | Hybrid) -> str:
+def describe(model: AnyModel) -> str:
     """A short name for a shape that was written out: `vit 64x4 mlp 256 heads 4 /2`."""
+    if isinstance(model, MaskedPatch):
+        return f"{describe(model.vit)} masked={model.target}"
     if isinstance(model, ViT):
         name = f"vit {model.width}x{model.depth} mlp {model.mlp} heads {model.heads} /{model.patch}"
         return name + _choices(model, ("attention", "position", "position_at", "gelu", "code"))

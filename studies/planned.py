@@ -14,6 +14,7 @@ from studies.definitions import (
     FineTune,
     SplitWatch,
     Train,
+    Watch,
     canonical,
     configuration_of,
     key_of,
@@ -99,7 +100,7 @@ class PlannedRun:
         """Images that this run itself puts through the network, repeats counted."""
         run = self.run
         if isinstance(run, Train | FineTune):
-            return run.examples - self._shared_examples + _watched_images(run)
+            return run.examples - self._shared_examples + _watched_images(run, self._shared_examples)
         return _classified_images(run)
 
     @property
@@ -111,7 +112,8 @@ class PlannedRun:
         """
         run, data = self.run, self.training.data
         if isinstance(run, Train | FineTune):
-            return _training_flops(run, run.examples - self._shared_examples) + _watched_flops(run)
+            spent = _training_flops(run, run.examples - self._shared_examples)
+            return spent + _watched_flops(run, self._shared_examples)
         forward = cost.forward_flops(self.training.model, run.image_size, data.channels, data.classes)
         return float(forward * self.images)
 
@@ -148,20 +150,25 @@ def _classified_images(measured: Evaluate | FewShot | SplitWatch | FewShotClassi
     return measured.data.rows
 
 
-def _watched_images(run: AnyTraining) -> int:
-    return sum(_classified_images(watch) * len(watched_steps(watch.every, run.steps)) for watch in run.watches)
+def _watched_images(run: AnyTraining, shared_examples: int) -> int:
+    return sum(_classified_images(watch) * _times(watch, run, shared_examples) for watch in run.watches)
 
 
-def _watched_flops(run: AnyTraining) -> float:
+def _watched_flops(run: AnyTraining, shared_examples: int) -> float:
     data = run.data
     return sum(
         float(
             cost.forward_flops(run.model, watch.image_size, data.channels, data.classes)
             * _classified_images(watch)
-            * len(watched_steps(watch.every, run.steps))
+            * _times(watch, run, shared_examples)
         )
         for watch in run.watches
     )
+
+
+def _times(watch: Watch, run: AnyTraining, shared_examples: int) -> int:
+    """How often a watch measures after the steps that a trunk did."""
+    return sum(step * run.recipe.batch > shared_examples for step in watched_steps(watch.every, run.steps))
 
 
 def watched_steps(every: int | None, steps: int) -> list[int]:

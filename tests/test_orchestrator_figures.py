@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from db.answers import FrontierPoint, Point, Series
+from db.frontiers import FrontierPoint, Point, Series
 from orchestrator.figures import check_format, draw_frontier
 
 ACCURACY = Series(1, 1, "evaluate", "accuracy", "digits", "test", 8, +1, 4)
