@@ -131,9 +131,19 @@ class Totals:
         return sum(self.states.values())
 
     @property
+    def searches(self) -> int:
+        """In all states together, but those that were cancelled."""
+        return self.searches_open + self.searches_stuck + self.searches_decided + self.searches_failed
+
+    @property
     def unfinished(self) -> int:
         """Runs that somebody still has to work on, now or later."""
         return sum(self.states[state] for state in (State.WAITING, State.READY, State.RUNNING))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to work on, now or later."""
+        return not self.unfinished and not self.searches_open
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ class Claim:
 
     run_id: int
     key: str
+    kind: str
     definition: str
     fence: int
     checkpoint: str | None
@@ -109,6 +110,10 @@ class Claim:
     steps: int
     micro_batch: int | None
     """Images of a step on the device at a time; None is all."""
+    numerics: str
+    """The class that step 0 ran in, or will."""
+    sharers: int = 1
+    """Runs that the worker does at the same time, this one included: they share its time."""
 
 
 class LiveAttempt(NamedTuple):

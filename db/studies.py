@@ -41,6 +41,7 @@ def submit(
     gpus: int,
     priority: int,
     micro_batch: int | None = None,
+    together: bool = False,
 ) -> Submitted:
     """Store a study, the runs that it wants, in the order given, and its searches.
 
@@ -52,6 +53,7 @@ def submit(
 
     text: the YAML. cpus, gpus: of each run. priority: the lowest number goes first.
     micro_batch: images of a step on the device at a time; None is all. A run with a checkpoint keeps its own.
+    together: trials of its searches that differ only in their rates may be trained as one program.
     Raises ValueError when a run or a search stands on a run that is neither planned before it nor in the store.
     """
     asked = Asked(cpus, gpus, priority, micro_batch)
@@ -70,7 +72,7 @@ def submit(
     study = {"name": name, **fields, "submitted_at": submitted_at}
     upsert(connection, table_of(StudyRow), [study], unique=("name",))
     study_id = connection.execute(select(StudyRow.id).where(StudyRow.name == name)).scalar_one()
-    _replace_searches(connection, study_id, name, {search.key: search for search in searches}, asked)
+    _replace_searches(connection, study_id, name, {search.key: search for search in searches}, asked, together)
     kept = _replace_links(connection, study_id, wanted, stored, trunks)
     rows = wanting.states_of(connection, kept)
     dependents.settle(connection, wanting.want_again(connection, rows, asked, given_up=False))
@@ -127,7 +129,12 @@ def _added_before(connection: Connection, study: str) -> list[int]:
 
 
 def _replace_searches(
-    connection: Connection, study_id: int, study: str, searches: Mapping[str, PlannedSearch], asked: Asked
+    connection: Connection,
+    study_id: int,
+    study: str,
+    searches: Mapping[str, PlannedSearch],
+    asked: Asked,
+    together: bool,
 ) -> None:
     """Make these the searches of a study, in the order given. Known ones keep their state, but cancelled ones open."""
     upstreams = wanting.rows_of(connection, sorted({search.search.upstream for search in searches.values()}))
@@ -149,6 +156,7 @@ def _replace_searches(
             "position": position,
             "transfer": search.transfer,
             "definition": canonical_json(search.search.model_dump(mode="json")),
+            "together": together,
             **asked._asdict(),
         }
         for position, (key, search) in enumerate(searches.items())
@@ -163,7 +171,7 @@ def _replace_searches(
     changed = [{f"new_{name}": value for name, value in row.items()} for row in rows if row["key"] in there]
     if changed:
         table = table_of(SearchRow)
-        names = ("position", "transfer", "cpus", "gpus", "priority", "micro_batch")
+        names = ("position", "transfer", "cpus", "gpus", "priority", "micro_batch", "together")
         connection.execute(
             update(table)
             .where(table.c.study_id == bindparam("new_study_id"), table.c.key == bindparam("new_key"))

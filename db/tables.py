@@ -236,6 +236,8 @@ class SearchRow(Base):
     gpus: Mapped[int]
     priority: Mapped[int]
     micro_batch: Mapped[int | None] = mapped_column(BigInteger)
+    together: Mapped[bool] = mapped_column(server_default=text("false"))
+    """A worker may train trials that differ only in their rates as one program."""
     state: Mapped[str]
     cause: Mapped[str | None]
     chosen: Mapped[str | None]

@@ -146,8 +146,9 @@ LEFT JOIN series of_test
 LEFT JOIN point test ON test.series_id = of_test.id AND test.training = best.training
 """
 
-# A search that has chosen: for each data set of it the final trainings, with what their evaluations have so far. Their
-# points would not do: those of searches for two seeds of a pre-training are one where both chose the same.
+# A search that has chosen: for each data set of it the final trainings, with what the first of their evaluations on that
+# data set has so far. Points would not do: those of searches for two seeds of a pre-training are one where both chose
+# the same.
 _SEARCHED = """
 SELECT
     study.name AS study, search.key AS sweep, final.dataset, final.image_size, upstream.model,
@@ -169,17 +170,21 @@ LEFT JOIN (
         sum((value - mean) * (value - mean)) AS squares
     FROM (
         SELECT
-            study_run.study_id, study_run.sweep, tuned.dataset, tuned.configuration, result.value,
+            study_run.study_id, study_run.sweep, tuned.dataset, tuned.configuration, result.split, result.value,
             avg(result.value) OVER (
-                PARTITION BY study_run.study_id, study_run.sweep, tuned.configuration
-            ) AS mean
+                PARTITION BY study_run.study_id, study_run.sweep, tuned.configuration, result.split
+            ) AS mean,
+            first_value(result.split) OVER (
+                PARTITION BY study_run.study_id, study_run.sweep, tuned.configuration ORDER BY study_run.position
+            ) AS first_split
         FROM study_run
         JOIN run ON run.id = study_run.run_id AND run.kind = 'evaluate'
         JOIN run tuned ON tuned.id = run.upstream_id
         JOIN result ON result.run_id = run.id
-        WHERE study_run.role = 'final' AND result.metric = 'accuracy' AND result.split = 'test'
-        AND result.dataset = tuned.dataset AND result.value IS NOT NULL
+        WHERE study_run.role = 'final' AND result.metric = 'accuracy' AND result.dataset = tuned.dataset
+        AND result.value IS NOT NULL
     ) measured
+    WHERE split = first_split
     GROUP BY study_id, sweep, dataset, configuration
 ) test ON test.study_id = search.study_id AND test.sweep = search.key AND test.configuration = final.configuration
 WHERE search.state = 'decided'

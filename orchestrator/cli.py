@@ -283,7 +283,7 @@ def status(
                     screen.OUT.clear()  # does nothing but on a terminal
                 screen.print_status(report.studies, report.running)
                 screen.print_failures(report.failed, report.counted("failed"))
-            if not watch or not report.unfinished:
+            if not watch or report.is_over:
                 return
             time.sleep(2)
 
@@ -331,6 +331,9 @@ def frontier(
     study: Name_,
     metric: Annotated[str | None, typer.Option(help="Metric, as in accuracy or accuracy_5shot.")] = None,
     split: Annotated[str | None, typer.Option(help="Split that the metric was measured on.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="NAME", help="Data set of that split.")] = None,
+    kind: Annotated[str | None, typer.Option(help="evaluate, fewshot, or the name of a transfer.")] = None,
+    image_size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Side of the images there.")] = None,
     by: Annotated[str | None, typer.Option(metavar="family", help="One frontier for each family.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: .svg, .png or .pdf.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -354,7 +357,8 @@ def frontier(
     if parquet:
         rows.check_format(parquet, [".parquet"])
     with opened_store(settings_of(store, folder), create=False) as opened:
-        found = reports.frontier(opened, study_named(opened, study), metric, split, by_family=by is not None)
+        wanted = {"metric": metric, "split": split, "dataset": data, "kind": kind, "image_size": image_size}
+        found = reports.frontier(opened, study_named(opened, study), wanted, by_family=by is not None)
     if plot:
         if not found.points:
             raise reports.NotFound("there is nothing to draw: no configuration has a finite value and a cost")
@@ -461,20 +465,20 @@ def _work(
     from orchestrator.submission import work_here
 
     with store.read() as connection:
-        unfinished = answers.totals(connection, study_id).unfinished
+        is_over = answers.totals(connection, study_id).is_over
     again = f"vitscale resume {name or ''}".strip()
-    if address and unfinished:
+    if address and not is_over:
         hand_over(store, settings, study_id, address)
         screen.say(f"handed to the cluster at {address}; its driver writes {driver_log(settings, study_id)}")
         screen.say(f"follow it with: {' '.join(filter(None, ['vitscale status', name, '--watch']))}")
         return
-    if unfinished:
+    if not is_over:
         try:
             ended = work_here(store, settings, study_id, cpus)
         except KeyboardInterrupt:
             screen.say(f"ended at once; go on with: {again}")
             raise
-        if ended.interrupted and ended.totals.unfinished:
+        if ended.interrupted and not ended.totals.is_over:
             screen.say(f"stopped; go on with: {again}")
             raise typer.Exit(130)
     report = reports.status(store, study_id)
@@ -482,9 +486,10 @@ def _work(
     screen.print_failures(report.failed, failed)
     counts = [f"{wording.counted(report.counted('done'), 'run')} done", f"{failed:,} failed"]
     counts += [f"{blocked:,} blocked by them"] if blocked else []
-    screen.say(", ".join(counts) + ("" if unfinished else "; nothing was left to run"))
+    screen.say(", ".join(counts) + ("; nothing was left to run" if is_over else ""))
     if name:
-        screen.say(f"look at it with: vitscale frontier {name}")
+        reading = "sweep" if report.has_searches else "frontier"
+        screen.say(f"look at it with: vitscale {reading} {name}")
     if failed:
         screen.say(f"once the cause is gone, try again with: {again} --failed")
         raise typer.Exit(5)

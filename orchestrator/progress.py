@@ -56,7 +56,7 @@ class Progress:
         (then, before), (now, totals) = self.readings[0], self.readings[-1]
         states = totals.states
         parts = [f"{states['done']:,} done", f"{states['running']:,} running"]
-        parts += [f"{states[name]:,} {name}" for name in ("failed", "blocked", "cancelled") if states[name]]
+        parts += [f"{states[name]:,} {name}" for name in ("failed", "blocked", "cancelled", "pruned") if states[name]]
         parts.append(f"{states['ready'] + states['waiting']:,} to come")
         took = now - then
         if took > 1:
@@ -73,4 +73,6 @@ def share(totals: Totals) -> str:
     """FLOPs done of total."""
     if not totals.flops:
         return "nothing to do"
-    return f"{100 * totals.flops_done / totals.flops:5.1f} % of {wording.flops(totals.flops)}"
+    searches = f"{totals.searches_open:,} search{'' if totals.searches_open == 1 else 'es'}"
+    more = f" and what {searches} will add" if totals.searches_open else ""
+    return f"{100 * totals.flops_done / totals.flops:5.1f} % of {wording.flops(totals.flops)}{more}"

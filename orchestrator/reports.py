@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,9 +29,14 @@ class Status:
     failed: list[answers.Run]
 
     @property
-    def unfinished(self) -> int:
-        """Runs that somebody still has to work on."""
-        return sum(totals.unfinished for _, totals in self.studies)
+    def is_over(self) -> bool:
+        """Whether nothing is left to work on."""
+        return all(totals.is_over for _, totals in self.studies)
+
+    @property
+    def has_searches(self) -> bool:
+        """Whether any of the studies searches."""
+        return any(totals.searches for _, totals in self.studies)
 
     def counted(self, state: str) -> int:
         """Runs in a state; one that two studies share counts for each."""
@@ -52,6 +57,12 @@ class Status:
                     "images": totals.images,
                     "images_done": totals.images_done,
                     "worker_seconds": totals.seconds,
+                    "searches": {
+                        "open": totals.searches_open,
+                        "stuck": totals.searches_stuck,
+                        "decided": totals.searches_decided,
+                        "failed": totals.searches_failed,
+                    },
                 }
                 for study, totals in self.studies
             ],
@@ -157,15 +168,18 @@ class Frontier:
     excluded: list[tuple[str, list[str]]]
 
 
-def frontier(store: Store, study: answers.Study, metric: str | None, split: str | None, *, by_family: bool) -> Frontier:
-    """The frontier of one metric of a study on one split, of all families together or one for each.
+def frontier(
+    store: Store, study: answers.Study, wanted: Mapping[str, str | int | None], *, by_family: bool
+) -> Frontier:
+    """The frontier of one series of a study, of all families together or one for each.
 
-    Without a metric, the accuracy where it was measured, else the only series there is.
+    wanted: fields of a series by name; None is any. Where several are left, accuracies go before other metrics, then
+    pre-trained models before transfers, then the test split before others.
     Raises NotFound when no series matches, ValueError when more than one does.
     """
     with store.read() as connection:
         found = frontiers.series_of(connection, study.id)
-        series = _one_series(study, found, metric, split)
+        series = _one_series(study, found, {name: value for name, value in wanted.items() if value is not None})
         return Frontier(
             study=study,
             series=series,
@@ -175,21 +189,42 @@ def frontier(store: Store, study: answers.Study, metric: str | None, split: str 
         )
 
 
+_PREFERRED = {"metric": "accuracy", "kind": "evaluate", "split": "test"}
+_OPTIONS = {
+    "kind": "--kind",
+    "metric": "--metric",
+    "dataset": "--data",
+    "split": "--split",
+    "image_size": "--image-size",
+}
+
+
 def _one_series(
-    study: answers.Study, found: list[frontiers.Series], metric: str | None, split: str | None
+    study: answers.Study, found: list[frontiers.Series], wanted: Mapping[str, str | int]
 ) -> frontiers.Series:
-    wanted = metric or ("accuracy" if any(series.metric == "accuracy" for series in found) else None)
-    match = [series for series in found if wanted in (None, series.metric) and split in (None, series.split)]
-    if metric is None and split is None and len(match) > 1:
-        match = [series for series in match if series.split == "test"] or match
+    match = [series for series in found if all(getattr(series, name) == value for name, value in wanted.items())]
+    for name, value in _PREFERRED.items():
+        if name not in wanted and len(match) > 1:
+            match = [series for series in match if getattr(series, name) == value] or match
     if len(match) == 1:
         return match[0]
-    listed = "; ".join(f"--metric {each.metric} --split {each.split}" for each in match or found)
     if not found:
         raise NotFound(f"{study.name} has no results yet; see how far it is with: vitscale status {study.name}")
     if match:
-        raise ValueError(f"{study.name} has more than one such series, which must not be mixed: {listed}")
-    raise NotFound(f"{study.name} has no such series; it has: {listed}")
+        raise ValueError(
+            f"{study.name} has more than one such series, which must not be mixed: {_listed(match, wanted)}"
+        )
+    raise NotFound(f"{study.name} has no such series; it has: {_listed(found, {})}")
+
+
+def _listed(series: list[frontiers.Series], given: Mapping[str, str | int]) -> str:
+    """What to write to get each of these: what was given already, and the options that tell them apart."""
+    shown = [
+        name
+        for name in _OPTIONS
+        if name in given or name == "metric" or len({getattr(each, name) for each in series}) > 1
+    ]
+    return "; ".join(" ".join(f"{_OPTIONS[name]} {getattr(each, name)}" for name in shown) for each in series)
 
 
 @dataclass(frozen=True)

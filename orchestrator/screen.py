@@ -104,16 +104,19 @@ def print_status(studies: Sequence[tuple[answers.Study, answers.Totals]], runnin
     if not studies:
         say("no study was submitted yet; begin with: vitscale submit STUDY.yaml")
         return
-    columns = [("study", "left")] + [
-        (name, "right") for name in ("done", "running", "ready", "waiting", "failed", "blocked", "cancelled")
-    ]
+    states = ["done", "running", "ready", "waiting", "failed", "blocked", "cancelled"]
+    states += ["pruned"] if any(totals.states["pruned"] for _, totals in studies) else []
+    columns = [("study", "left"), *((name, "right") for name in states)]
+    searching = any(totals.searches for _, totals in studies)
+    columns += [("searches decided", "right")] if searching else []
     columns += [("FLOPs done", "right"), ("of", "right"), ("worker time", "right")]
     print_table(
         columns,
         [
             (
                 study.name,
-                *(f"{totals.states[name]:,}" for name, _ in columns[1:8]),
+                *(f"{totals.states[name]:,}" for name in states),
+                *([f"{totals.searches_decided:,} of {totals.searches:,}"] if searching else []),
                 f"{100 * totals.flops_done / totals.flops:.1f} %" if totals.flops else "-",
                 wording.flops(totals.flops),
                 wording.seconds(totals.seconds),
@@ -227,7 +230,7 @@ def print_run(report: dict[str, Any]) -> None:
         (
             "data",
             f"{report['dataset']} {report['split']}, {report['image_size']} pixels; "
-            f"trained on {report['data_rows']:,} images",
+            f"{'pre-trained' if report['kind'] == 'finetune' else 'trained'} on {report['data_rows']:,} images",
         ),
         ("cost", f"{wording.flops(report['flops'])}, {report['images']:,} images, {report['parameters']:,} parameters"),
         ("step", f"{report['step']:,} of {report['steps']:,}" if report["steps"] else None),
@@ -240,8 +243,8 @@ def print_run(report: dict[str, Any]) -> None:
     ]
     for name, fact in facts:
         if fact:
-            OUT.print(Text(f"  {name:<17}{fact}"))
-    OUT.print(Text(f"  {'definition':<17}{json.dumps(report['definition'], sort_keys=True)}"))
+            OUT.print(Text(f"  {name:<16} {fact}"))
+    OUT.print(Text(f"  {'definition':<16} {json.dumps(report['definition'], sort_keys=True)}"))
     if report["results"]:
         OUT.print()
         print_table(

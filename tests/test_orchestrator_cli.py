@@ -22,7 +22,22 @@ from db.tables import VERSION_TABLE
 from orchestrator.cli import app
 from tests.command_line import TINY, TINY_RUNS, VITSCALE, environment, vitscale, vitscale_on_terminal, write_study
 
-COMMANDS = ["plan", "shapes", "submit", "resume", "cancel", "status", "show", "logs", "frontier", "export", "weights"]
+COMMANDS = [
+    *(
+        "plan",
+        "shapes",
+        "submit",
+        "resume",
+        "cancel",
+        "status",
+        "show",
+        "logs",
+        "frontier",
+        "sweep",
+        "export",
+        "weights",
+    )
+]
 EVALUATE = "evaluations: [{kind: split, split: test}]\n"
 ONE_RUN = TINY.replace("epochs: [5, 10]", "epochs: 5").replace("seed: [0, 1]", "seed: 0").split("  - {model:")[0]
 DIVERGING = (
