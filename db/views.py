@@ -146,9 +146,8 @@ LEFT JOIN series of_test
 LEFT JOIN point test ON test.series_id = of_test.id AND test.training = best.training
 """
 
-# A search that has chosen: for each data set of it the final trainings, with what the first of their evaluations on that
-# data set has so far. Points would not do: those of searches for two seeds of a pre-training are one where both chose
-# the same.
+# A search that has chosen: for each data set of it the final trainings, with what the first of their evaluations on it
+# has so far. Points would not do: those of searches for two seeds of a pre-training are one where both chose the same.
 _SEARCHED = """
 SELECT
     study.name AS study, search.key AS sweep, final.dataset, final.image_size, upstream.model,

@@ -127,6 +127,8 @@ class Attempt:
         if answer == "lost":
             self._lost = True
             self.ask(Wish.STOP)
+        elif answer == "prune":  # to the run the same as being cancelled; the ledger knows which it was
+            self.ask(Wish.STOP)
         elif answer != "continue":
             self.ask(Wish(answer))
         return True

@@ -5,7 +5,7 @@ Several drivers may work on one store: leases arbitrate. A driver that dies take
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event
 
@@ -13,6 +13,7 @@ from db import answers, ledger
 from db.store import Connection, Store, StoreUnreachable, retrying
 from orchestrator import processes
 from orchestrator.cluster import Left, Pool, Shape, capacity
+from orchestrator.searching import Searching
 from orchestrator.settings import Settings
 from orchestrator.worker import Perform
 
@@ -20,6 +21,8 @@ log = logging.getLogger("vitscale.driver")
 
 TICK_SECONDS = 0.5
 REAP_SECONDS = 2.0
+LOOK_SECONDS = 2.0
+"""So often are searches looked at although no run changed its state."""
 STORE_PATIENCE_SECONDS = 600.0
 """How long a driver waits for a store that went away."""
 IDLE_TICKS = 10
@@ -84,15 +87,21 @@ class _Driver:
         self.deaths_before_work = 0
         self.idle_ticks = 0
         self.reaped_at = 0.0
+        self.searching = Searching(store, settings, study_id)
+        self.searched: tuple[Mapping[str, int], float] | None = None
+        """States of all runs, and the time, when searches were last moved on."""
 
     def run(self) -> Ended:
         while True:
             self.bury_the_dead()
             totals, demand = self.read()
-            self.progress(totals)
             if self.stopping.is_set():
+                self.progress(totals)
                 return self.leave(interrupted=True)
-            if not totals.unfinished:
+            if totals.searches_open and self.move_searches(totals):
+                totals, demand = self.read()  # before a worker is let go for whom there is work now
+            self.progress(totals)
+            if totals.is_over:
                 return self.leave(interrupted=False)
             self.check_possible(demand)
             self.match(demand)
@@ -119,6 +128,26 @@ class _Driver:
             raise CannotWork(
                 "the runs that are left wait for others that were cancelled; `vitscale resume` frees those"
             )
+
+    def move_searches(self, totals: answers.Totals) -> bool:
+        """Let trials end and others begin where runs changed since. Answers whether searches move, here or elsewhere.
+
+        A store that does not answer is no reason to stop: the next tick asks again.
+        """
+        now = time.monotonic()
+        if self.searched is not None and not self.searching.watches:
+            states, looked_at = self.searched
+            if states == totals.states and now - looked_at < LOOK_SECONDS:
+                return False
+        try:
+            moved = self.searching.advance()
+        except StoreUnreachable as error:
+            log.warning("searches wait: %s", error)
+            return False
+        self.searched = totals.states, now
+        if moved:
+            self.idle_ticks = 0
+        return moved
 
     def match(self, demand: dict[Shape, int]) -> None:
         """Hire where there is work and room; let go where there is no work."""
@@ -169,6 +198,7 @@ class _Driver:
             for attempt in alive:
                 if attempt.host == processes.HOST and not processes.is_alive(attempt.pid, attempt.process_started):
                     self.declare_dead(attempt.host, attempt.pid, "its process is gone")
+            self.searching.free_those_of_the_dead()
         except StoreUnreachable as error:
             log.warning("%s", error)
 
@@ -189,6 +219,7 @@ class _Driver:
         while self.pool.workers:
             for left in self.pool.left(TICK_SECONDS):
                 self.take_note(left)
+        self.searching.close()
         totals, _ = self.read()
         self.progress(totals)
         return Ended(totals, interrupted)

@@ -17,6 +17,7 @@ from orchestrator.driver import Ended, drive
 from orchestrator.progress import Progress
 from orchestrator.screen import say
 from orchestrator.settings import Settings
+from studies.definitions import AnyRun, Data, FewShotClassification, FineTune, Train
 from studies.grid import Study
 from studies.yaml_source import StudyError
 
@@ -27,16 +28,31 @@ SUBMIT_SECONDS = 60.0
 
 def check_data(study: Study) -> None:
     """Raise StudyError when a run needs images that nobody here can have."""
-    for planned in study.runs:
-        data = planned.run.data
+    for data in _data_of(study):
         if data.fingerprint is None:
             raise StudyError(
                 f"{study.path}: {data.name} is a private data set: `vitscale plan` prices the study, but it cannot run"
             )
 
 
+def _data_of(study: Study) -> Iterator[Data]:
+    for planned in study.runs:
+        yield from _data_of_run(planned.run)
+    for searched in study.searches:
+        for task in searched.search.tasks:
+            yield from (task.search, task.development, task.whole, *(each.data for each in task.evaluations))
+
+
+def _data_of_run(run: AnyRun) -> Iterator[Data]:
+    yield run.data
+    for measured in run.watches if isinstance(run, Train | FineTune) else (run,):
+        yield measured.data
+        if isinstance(measured, FewShotClassification):
+            yield measured.support
+
+
 def store_study(store: Store, study: Study) -> stored.Submitted:
-    """Put a study into the store: runs once by key, the study linked to them."""
+    """Put a study into the store: runs once by key, the study linked to them, and its searches."""
 
     def submit(connection: Connection) -> stored.Submitted:
         return stored.submit(
@@ -48,10 +64,12 @@ def store_study(store: Store, study: Study) -> stored.Submitted:
             text=study.text,
             file=study.path,
             planned=study.runs,
+            searches=study.searches,
             cpus=study.file.resources.cpus,
             gpus=study.file.resources.gpus,
             priority=study.file.resources.priority,
             micro_batch=study.file.resources.micro_batch,
+            together=study.file.resources.together,
         )
 
     return retrying(store, submit, seconds=SUBMIT_SECONDS)

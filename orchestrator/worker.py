@@ -16,7 +16,7 @@ from orchestrator import processes
 from orchestrator.attempt import COMMIT_SECONDS, Attempt
 from orchestrator.outcomes import one_line, outcome_of
 from orchestrator.settings import Settings
-from studies.definitions import RUN, AnyRun
+from studies.definitions import RUN, AnyRun, Train
 from studies.registry import load_registry
 from workers.supervision import CheckpointError, Finished, LeaseLost, Place, Stopped, Supervisor, Wish, Yielded
 
@@ -141,15 +141,22 @@ class Worker:
             log.info("run %s: %s", claim.key[:12], ended)
 
     def _perform(self, claim: ledger.Claim, attempt: Attempt) -> Finished:
-        run, place = RUN.validate_json(claim.definition), self._place(claim)
+        return self._perform_at(self._place(claim), RUN.validate_json(claim.definition), attempt)
+
+    def _perform_at(self, place: Place, run: AnyRun, attempt: Attempt) -> Finished:
+        """Without what turns out to be broken: the same bits come out; to stop would lose the run for a broken file."""
         try:
             return self.perform(run, place, attempt)
         except CheckpointError as error:
-            if place.resume is None:
+            if place.resume is not None:
+                log.warning("%s: the run begins anew", error)
+                place = replace(place, resume=None)
+            elif place.upstream is not None and isinstance(run, Train):
+                log.warning("%s: the training does without its trunk, from the first step on", error)
+                place = replace(place, upstream=None)
+            else:
                 raise
-            # The same bits come out from the first step; to stop here would lose the run for a broken file.
-            log.warning("%s: the run begins anew", error)
-            return self.perform(run, replace(place, resume=None), attempt)
+        return self._perform_at(place, run, attempt)
 
     def _place(self, claim: ledger.Claim) -> Place:
         root = self.settings.checkpoints

@@ -218,6 +218,9 @@ class Resources(Frozen):
     micro_batch: PositiveInt | None = None
     """Images of a step on the device at a time; the gradients of a larger batch add up. All at once without it. It
     changes bits in the last places, so it is part of the numerics class; a run that has begun keeps its own."""
+    together: bool = False
+    """Train the trials of a search that differ only in their rates as one program, where that pays
+    (`docs/benchmarks.md`). It changes bits in the last places, so it is part of the numerics class."""
 
 
 class StudyFile(Frozen):
@@ -252,7 +255,10 @@ def load(path: Path, shown: str | None = None) -> tuple[StudyFile, Source]:
     Raises StudyError, `file:line:column: what is wrong`, with the nearest valid name where one is near.
     """
     source = read(path, shown)
-    return validated(StudyFile, source.data, source, ()), source
+    file = validated(StudyFile, source.data, source, ())
+    if file.resources.together and not any(transfer.search for transfer in file.transfers):
+        raise source.error(("resources", "together"), "'together' has no effect on a study without a search")
+    return file, source
 
 
 F = TypeVar("F", bound=BaseModel)
