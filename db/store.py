@@ -118,7 +118,7 @@ class Store:
         Raises StoreUnreachable when the database goes away, stays locked, or undoes the transaction for another's sake;
         it is then open whether the commit happened. `retrying` repeats the block.
         """
-        with self._answering(), self._engine.connect() as connection:
+        with self.answering(), self._engine.connect() as connection:
             if self.dialect == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
@@ -127,7 +127,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one moment of the store and cannot write. Raises StoreUnreachable as `begin` does."""
-        with self._answering(), self._engine.connect() as connection:
+        with self.answering(), self._engine.connect() as connection:
             if self.dialect == "sqlite":
                 connection.exec_driver_sql("PRAGMA query_only = ON")
                 connection.exec_driver_sql("BEGIN")
@@ -146,7 +146,8 @@ class Store:
         self._engine.dispose()
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def answering(self) -> Iterator[None]:
+        """Raise StoreUnreachable and StoreAddressError for what the database says inside, to whomever it says it."""
         try:
             yield
         except (DBAPIError, PoolTimeoutError) as error:
@@ -163,7 +164,7 @@ class Store:
             "postgresql": f"SELECT count(*) FROM pg_class WHERE oid = to_regclass('{VERSION_TABLE}')",
         }
         ask = text(f"SELECT version_num FROM {VERSION_TABLE}")
-        with self._answering(), self._engine.connect() as connection:
+        with self.answering(), self._engine.connect() as connection:
             try:
                 found = connection.execute(ask).scalar()
             except DBAPIError as error:
@@ -266,7 +267,7 @@ def _upgrade(store: Store) -> None:
     from db import migrate
 
     def once() -> None:
-        with store._answering():
+        with store.answering():
             migrate.upgrade(store._engine)
 
     # SQLite does not wait for its busy timeout while another process switches the same new file to WAL.
