@@ -11,13 +11,14 @@ to somebody else when its lease is over.
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 from sqlalchemy import (
     BigInteger,
     BindParameter,
     Boolean,
+    ColumnElement,
     Connection,
     Double,
     Integer,
@@ -156,26 +157,57 @@ def claim(
     of_study = {} if study_id is None else {"study_id": study_id}
     statement = _claim_statement(study_id is not None)
     run = connection.execute(statement, {**place, **of_study, "place_numerics": numerics}).one_or_none()
+    process = {"owner": owner, "host": host, "pid": pid, "process_started": process_started}
+    return _attempted(connection, run, **process, device=device, numerics=numerics)
+
+
+def claim_beside(
+    connection: Connection,
+    run_id: int,
+    *,
+    owner: str,
+    host: str,
+    pid: int,
+    process_started: float | None,
+    lease_seconds: float,
+    device: str,
+    numerics: str,
+) -> Claim | None:
+    """Take this run, for a place that is known to be large enough, beside another; None when it is not ready.
+
+    numerics: as for `claim`, but that of the run in what is trained together.
+    """
+    place = {"beside_id": run_id, "new_owner": owner, "lease_seconds": lease_seconds, "place_numerics": numerics}
+    run = connection.execute(_claim_beside_statement(), place).one_or_none()
+    process = {"owner": owner, "host": host, "pid": pid, "process_started": process_started}
+    return _attempted(connection, run, **process, device=device, numerics=numerics)
+
+
+def compute_in(connection: Connection, claimed: Claim, numerics: str) -> Claim:
+    """Change the class that a claimed run will be computed in, before it begins; of one that goes on, the attempt's."""
+    connection.execute(
+        update(AttemptRow)
+        .where(AttemptRow.run_id == claimed.run_id, AttemptRow.fence == claimed.fence)
+        .values(numerics=numerics)
+    )
+    if claimed.checkpoint_step:
+        return claimed
+    _hold(connection, claimed.run_id, claimed.fence, numerics=numerics)
+    return replace(claimed, numerics=numerics)
+
+
+def _attempted(connection: Connection, run: AnyRow | None, **place: Any) -> Claim | None:
+    """The claim of a run that was just taken, its attempt written down. place: columns of the attempt."""
     if run is None:
         return None
-    attempt = {
-        "run_id": run.id,
-        "fence": run.fence,
-        "owner": owner,
-        "host": host,
-        "pid": pid,
-        "process_started": process_started,
-        "device": device,
-        "numerics": numerics,
-        "first_step": run.checkpoint_step,
-    }
-    connection.execute(_NEW_ATTEMPT, attempt)
+    connection.execute(_NEW_ATTEMPT, {"run_id": run.id, "fence": run.fence, "first_step": run.checkpoint_step, **place})
     upstream = None
     if run.upstream_id is not None:
         upstream = connection.execute(_CHECKPOINT, {"of_run": run.upstream_id}).scalar_one()
     return Claim(
         run_id=run.id,
         key=run.key,
+        kind=run.kind,
         definition=run.definition,
         fence=run.fence,
         checkpoint=run.checkpoint,
@@ -184,6 +216,7 @@ def claim(
         model=run.model,
         steps=run.steps,
         micro_batch=run.micro_batch,
+        numerics=run.numerics,
     )
 
 
@@ -201,10 +234,20 @@ def _claim_statement(of_a_study: bool) -> ReturningUpdate[Any]:
         linked = (StudyRunRow.run_id == ready.id) & (StudyRunRow.study_id == bindparam("study_id"))
         best = best.where(exists().where(linked))
     best = best.order_by(ready.priority, ready.id).limit(1).with_for_update(skip_locked=True)
+    return _taking(table_of(RunRow).c.id == best.scalar_subquery())
+
+
+@functools.cache
+def _claim_beside_statement() -> ReturningUpdate[Any]:
+    run = table_of(RunRow).c
+    return _taking((run.id == bindparam("beside_id", type_=Integer())) & (run.state == State.READY))
+
+
+def _taking(which: ColumnElement[bool]) -> ReturningUpdate[Any]:
     run = table_of(RunRow)
     return (
         update(run)
-        .where(run.c.id == best.scalar_subquery())
+        .where(which)
         .values(
             state=State.RUNNING,
             owner=bindparam("new_owner"),
@@ -221,6 +264,7 @@ def _claim_statement(of_a_study: bool) -> ReturningUpdate[Any]:
         .returning(
             run.c.id,
             run.c.key,
+            run.c.kind,
             run.c.definition,
             run.c.fence,
             run.c.checkpoint,
@@ -229,6 +273,7 @@ def _claim_statement(of_a_study: bool) -> ReturningUpdate[Any]:
             run.c.model,
             run.c.steps,
             run.c.micro_batch,
+            run.c.numerics,
         )
     )
 
@@ -288,18 +333,21 @@ def commit(
     data_digest: str | None = None,
     data_skipped: int | None = None,
     measurements: Sequence[Measurement] = (),
+    sharers: int = 1,
 ) -> bool:
     """Store the results of a run, which is done with that; make ready what waited for it; move its points.
 
     data_digest, data_skipped: the certificate of the images that it read.
+    sharers: runs that the worker did at the same time; each counts its share of the time.
     A lease that is over does no harm as long as nobody took the run. False: somebody did, or a search gave the run up
     before, which then is pruned; nothing was stored.
     """
     reached = {"reached_step": step, "new_checkpoint": checkpoint, "is_mixed": mixed_numerics}
     read = {"new_digest": data_digest, "new_skipped": data_skipped}
-    run = connection.execute(_DONE, {"of_run": run_id, "of_fence": fence, **reached, **read}).one_or_none()
+    which = {"of_run": run_id, "of_fence": fence, "of_sharers": sharers}
+    run = connection.execute(_DONE, {**which, **reached, **read}).one_or_none()
     if run is None:
-        if _release_pruned(connection, run_id, fence, step):
+        if _release_pruned(connection, run_id, fence, step, sharers):
             return False
         return _outcome(connection, run_id, fence) == Outcome.DONE or _refuse(connection, run_id, fence)
     results = [
@@ -334,6 +382,7 @@ def fail(
     traceback: str | None,
     step: int,
     measurements: Sequence[Measurement] = (),
+    sharers: int = 1,
     failure_budget: int = 2,
 ) -> Literal["ready", "failed", "cancelled", "pruned", "lost"]:
     """End an attempt that made an error; the answer is the run's state after it.
@@ -360,19 +409,26 @@ def fail(
     again = before is not None and (before.error, before.last_step) == (error, step)
     _end_attempt(connection, run_id, fence, outcome=outcome, step=step, error=error, traceback=traceback)
     if run.wanted == Wanted.PRUNE:
-        return _put_back(connection, run, fence)
+        return _put_back(connection, run, fence, sharers)
     what = f"{outcome} at step {step}: {_one_line(error)}"
     if outcome in FINAL_AT_ONCE:
-        return _give_up(connection, run_id, fence, what)
+        return _give_up(connection, run_id, fence, what, sharers)
     if again:
-        return _give_up(connection, run_id, fence, f"{what} (twice the same)")
+        return _give_up(connection, run_id, fence, f"{what} (twice the same)", sharers)
     if run.failures + 1 > failure_budget:
-        return _give_up(connection, run_id, fence, f"{what} (failure {run.failures + 1} of {failure_budget} allowed)")
-    return _put_back(connection, run, fence, failures=RunRow.failures + 1)
+        what = f"{what} (failure {run.failures + 1} of {failure_budget} allowed)"
+        return _give_up(connection, run_id, fence, what, sharers)
+    return _put_back(connection, run, fence, sharers, failures=RunRow.failures + 1)
 
 
 def release(
-    connection: Connection, *, run_id: int, fence: int, outcome: Outcome | str = Outcome.PREEMPTED, step: int
+    connection: Connection,
+    *,
+    run_id: int,
+    fence: int,
+    outcome: Outcome | str = Outcome.PREEMPTED,
+    step: int,
+    sharers: int = 1,
 ) -> Literal["ready", "cancelled", "pruned", "lost"]:
     """End an attempt that made no error: its run is ready, or cancelled or pruned if that was wanted."""
     run = _held(connection, run_id, fence)
@@ -380,7 +436,7 @@ def release(
         after = _state_after(connection, run_id, fence, Outcome(outcome))
         return "ready" if after == "failed" else after
     _end_attempt(connection, run_id, fence, outcome=_OUTCOMES.get(run.wanted, Outcome(outcome)), step=step)
-    return _put_back(connection, run, fence, preemptions=RunRow.preemptions + 1)
+    return _put_back(connection, run, fence, sharers, preemptions=RunRow.preemptions + 1)
 
 
 def declare_dead(
@@ -496,13 +552,15 @@ def _state_after(
     return "lost"
 
 
-def _worked(run_id: int | BindParameter[int], fence: int | BindParameter[int]) -> dict[str, Any]:
+def _worked(
+    run_id: int | BindParameter[int], fence: int | BindParameter[int], sharers: int | BindParameter[float] = 1
+) -> dict[str, Any]:
     """The columns of a run that the end of any attempt changes."""
     since = (
         select(AttemptRow.started_at).where(AttemptRow.run_id == run_id, AttemptRow.fence == fence).scalar_subquery()
     )
     return {
-        "seconds": func.coalesce(RunRow.seconds, 0.0) + (now_seconds() - since),
+        "seconds": func.coalesce(RunRow.seconds, 0.0) + (now_seconds() - since) / sharers,
         "owner": None,
         "lease_until": None,
         "wanted": None,
@@ -526,7 +584,7 @@ def _end_attempt(
 
 
 def _put_back(
-    connection: Connection, run: AnyRow, fence: int, **counted: Any
+    connection: Connection, run: AnyRow, fence: int, sharers: int = 1, **counted: Any
 ) -> Literal["ready", "cancelled", "pruned"]:
     """After an attempt that was not the last: ready, to go on from the checkpoint, or given up if that was wanted."""
     state: Literal["ready", "cancelled", "pruned"] = "ready"
@@ -538,7 +596,7 @@ def _put_back(
         fence,
         state=State(state),
         step=RunRow.checkpoint_step,
-        **_worked(run.id, fence),
+        **_worked(run.id, fence, sharers),
         **counted,
     )
     if state != "ready":
@@ -546,17 +604,17 @@ def _put_back(
     return state
 
 
-def _release_pruned(connection: Connection, run_id: int, fence: int, step: int) -> bool:
+def _release_pruned(connection: Connection, run_id: int, fence: int, step: int, sharers: int) -> bool:
     """End an attempt that hands in a run which a search gave up meanwhile. False when it is another matter."""
     run = _held(connection, run_id, fence)
     if run is None or run.wanted != Wanted.PRUNE:
         return False
     _end_attempt(connection, run_id, fence, outcome=Outcome.PRUNED, step=step)
-    _put_back(connection, run, fence)
+    _put_back(connection, run, fence, sharers)
     return True
 
 
-def _give_up(connection: Connection, run_id: int, fence: int, cause: str) -> Literal["failed"]:
+def _give_up(connection: Connection, run_id: int, fence: int, cause: str, sharers: int = 1) -> Literal["failed"]:
     _hold(
         connection,
         run_id,
@@ -565,7 +623,7 @@ def _give_up(connection: Connection, run_id: int, fence: int, cause: str) -> Lit
         cause=cause,
         failures=RunRow.failures + 1,
         finished_at=now_seconds(),
-        **_worked(run_id, fence),
+        **_worked(run_id, fence, sharers),
     )
     dependents.block(connection, run_id, what=f"failed: {cause}")
     return "failed"
@@ -631,7 +689,7 @@ _DONE = (
         data_skipped=bindparam("new_skipped", type_=BigInteger()),
         finished_at=now_seconds(),
         cause=None,
-        **_worked(_OF_RUN, _OF_FENCE),
+        **_worked(_OF_RUN, _OF_FENCE, bindparam("of_sharers", type_=Double())),
     )
     .returning(_RUN.c.kind, _RUN.c.configuration)
 )

@@ -19,6 +19,7 @@ from orchestrator.screen import say
 from orchestrator.settings import Settings
 from studies.definitions import AnyRun, Data, FewShotClassification, FineTune, Train
 from studies.grid import Study
+from studies.known_sizes import no_images
 from studies.yaml_source import StudyError
 
 log = logging.getLogger("vitscale.driver")
@@ -31,7 +32,7 @@ def check_data(study: Study) -> None:
     for data in _data_of(study):
         if data.fingerprint is None:
             raise StudyError(
-                f"{study.path}: {data.name} is a private data set: `vitscale plan` prices the study, but it cannot run"
+                f"{study.path}: `vitscale plan` prices the study, but it cannot run: {no_images(data.name)}"
             )
 
 

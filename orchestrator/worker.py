@@ -4,24 +4,24 @@ import logging
 import shutil
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from db import ledger
 from db.store import Connection, Store, StoreUnreachable, retrying
-from orchestrator import processes
+from orchestrator import processes, stacking
 from orchestrator.attempt import COMMIT_SECONDS, Attempt
 from orchestrator.outcomes import one_line, outcome_of
 from orchestrator.settings import Settings
-from studies.definitions import RUN, AnyRun, Train
+from studies.definitions import RUN, AnyRun, FineTune, Train
 from studies.registry import load_registry
 from workers.supervision import CheckpointError, Finished, LeaseLost, Place, Stopped, Supervisor, Wish, Yielded
 
 if TYPE_CHECKING:
-    pass
+    from workers.stacked import Outcome
 
 Perform = Callable[[AnyRun, Place, Supervisor], Finished]
 log = logging.getLogger("vitscale")
@@ -46,7 +46,10 @@ class Worker:
         """
         from workers.devices import Device
 
+        self.stacks = perform is None
+        """Whoever brings another way to do a run has none to do several together."""
         if perform is None:
+            import workers.stacked  # noqa: F401 - here, and not first when a claim is under way
             from workers.perform import perform as perform_run
 
             perform = perform_run
@@ -59,7 +62,8 @@ class Worker:
         self.pid, self.process_started = processes.own()
         self.owner = f"{processes.HOST}:{self.pid}"
         self.wish = Wish.CONTINUE
-        self.attempt: Attempt | None = None
+        self.attempts: list[Attempt] = []
+        """Those under way: several where trials are trained together."""
         self.runs = 0
         self.asked = threading.Event()
 
@@ -70,8 +74,8 @@ class Worker:
     def ask(self, wish: str) -> None:
         """Make the current run yield or stop, and take no other."""
         self.wish = Wish(wish)
-        if self.attempt is not None:
-            self.attempt.ask(self.wish)
+        for attempt in list(self.attempts):
+            attempt.ask(self.wish)
         self.asked.set()
 
     def work(self, study_id: int | None) -> int:
@@ -81,13 +85,13 @@ class Worker:
         try:
             pause = IDLE_SECONDS[0]
             while self.wish is Wish.CONTINUE and not self._is_orphan():
-                claim = self._claim(store, study_id)
-                if claim is None:
+                claims = self._claim(store, study_id)
+                if not claims:
                     self.asked.wait(pause)
                     pause = min(2 * pause, IDLE_SECONDS[1])
                 else:
-                    self._do(store, claim)
-                    self.runs += 1
+                    self._do(store, claims)
+                    self.runs += len(claims)
                     pause = IDLE_SECONDS[0]
         finally:
             store.dispose()
@@ -98,47 +102,104 @@ class Worker:
         host, pid, started = self.driver
         return host == processes.HOST and not processes.is_alive(pid, started)
 
-    def _claim(self, store: Store, study_id: int | None) -> ledger.Claim | None:
+    def _claim(self, store: Store, study_id: int | None) -> list[ledger.Claim]:
+        """Take a run, and the trials that are trained together with it; nothing when nothing is ready."""
+        process: dict[str, Any] = {
+            "owner": self.owner,
+            "host": processes.HOST,
+            "pid": self.pid,
+            "process_started": self.process_started,
+            "lease_seconds": self.settings.lease_seconds,
+        }
+        place: dict[str, Any] = {"cpus": self.cpus, "gpus": self.gpus, "study_id": study_id}
+        device = self.device
         try:
             with store.begin() as connection:
-                return ledger.claim(
-                    connection,
-                    owner=self.owner,
-                    host=processes.HOST,
-                    pid=self.pid,
-                    process_started=self.process_started,
-                    lease_seconds=self.settings.lease_seconds,
-                    cpus=self.cpus,
-                    gpus=self.gpus,
-                    study_id=study_id,
-                    device=self.device.kind,
-                    numerics=self.device.numerics,
-                )
+                claim = ledger.claim(connection, **process, **place, device=device.kind, numerics=device.numerics)
+                if claim is None or not self.stacks:
+                    return [] if claim is None else [claim]
+                return stacking.claim_others(connection, claim, device, **place, process=process)
         except StoreUnreachable as error:
             log.warning("no run could be claimed: %s", error)
-            return None
+            return []
 
-    def _do(self, store: Store, claim: ledger.Claim) -> None:
-        """One attempt, from claim to commit. Whatever goes wrong inside ends up in the store, not here."""
+    def _do(self, store: Store, claims: Sequence[ledger.Claim]) -> None:
+        """One attempt at each run, from claim to commit. What goes wrong inside ends up in the store, not here."""
+        with ExitStack() as contexts:
+            under_way = {}
+            for claim in claims:
+                context = contexts.enter_context(ExitStack())
+                under_way[context.enter_context(self._attempt(store, claim))] = context
+            for attempt, outcome in self._outcomes(list(under_way)):
+                self._end(store, attempt, outcome)
+                under_way[attempt].close()
+
+    @contextmanager
+    def _attempt(self, store: Store, claim: ledger.Claim) -> Iterator[Attempt]:
         with self._log_of(claim), Attempt(store, claim, self.settings) as attempt:
-            self.attempt = attempt
+            self.attempts.append(attempt)
             attempt.ask(self.wish)
             try:
-                ended = self._commit(store, attempt, self._perform(claim, attempt))
-            except Yielded:
-                ended = self._release(store, attempt)
-            except Stopped:
-                ended = "lost" if attempt.lost else self._release(store, attempt)
-            except LeaseLost:
-                ended = "lost"
-            except StoreUnreachable as error:
-                ended = f"left to its lease: {error}"
-            except Exception as error:  # the one place that catches everything: it goes into the store
-                log.exception("run %s failed", claim.key[:12])
-                ended = self._fail(store, attempt, error)
+                yield attempt
             finally:
-                self.attempt = None
-            log.info("run %s: %s", claim.key[:12], ended)
+                self.attempts.remove(attempt)
+
+    def _outcomes(self, attempts: Sequence[Attempt]) -> Iterator[tuple[Attempt, Finished | Exception]]:
+        """Do the runs, and say of each as soon as it is over how it ended: by what it hands back, or by an error."""
+        going = list(attempts)
+        try:
+            if self._is_seated(attempts[0].claim):
+                for index, outcome in self._train_together(attempts):
+                    going.remove(attempts[index])
+                    yield attempts[index], outcome
+            else:
+                (attempt,) = attempts
+                finished = self._perform(attempt.claim, attempt)
+                going.remove(attempt)
+                yield attempt, finished
+        except Exception as error:  # the one place that catches everything: it goes into the store
+            for attempt in going:
+                yield attempt, error
+
+    def _end(self, store: Store, attempt: Attempt, outcome: Finished | Exception) -> None:
+        """Tell the store how an attempt ended."""
+        try:
+            match outcome:
+                case Finished():
+                    ended = self._commit(store, attempt, outcome)
+                case Yielded():
+                    ended = self._release(store, attempt)
+                case Stopped():
+                    ended = "lost" if attempt.lost else self._release(store, attempt)
+                case LeaseLost():
+                    ended = "lost"
+                case StoreUnreachable():
+                    ended = f"left to its lease: {outcome}"
+                case _:
+                    ended = self._fail(store, attempt, outcome)
+        except StoreUnreachable as error:
+            ended = f"left to its lease: {error}"
+        except Exception as error:
+            ended = self._fail(store, attempt, error)
+        log.info("run %s: %s", attempt.claim.key[:12], ended, extra=_of(attempt.claim))
+
+    def _is_seated(self, claim: ledger.Claim) -> bool:
+        """The run is one of several that are trained together, or what is left of them."""
+        if not self.stacks or claim.kind != "finetune":
+            return False
+        from workers.stacked import seat_in
+
+        return seat_in(claim.numerics, self.device.numerics) is not None
+
+    def _train_together(self, attempts: Sequence[Attempt]) -> "Iterator[tuple[int, Outcome]]":
+        from workers.stacked import seat_in, train_together
+
+        claims = [attempt.claim for attempt in attempts]
+        runs = [RUN.validate_json(claim.definition) for claim in claims]
+        trainings = [run for run in runs if isinstance(run, FineTune)]
+        seats = [seat for claim in claims if (seat := seat_in(claim.numerics, self.device.numerics)) is not None]
+        log.info("trained together: %d runs as one program", len(claims))
+        return train_together(trainings, [self._place(claim) for claim in claims], attempts, seats)
 
     def _perform(self, claim: ledger.Claim, attempt: Attempt) -> Finished:
         return self._perform_at(self._place(claim), RUN.validate_json(claim.definition), attempt)
@@ -184,6 +245,7 @@ class Worker:
                 data_digest=finished.certificate.digest if finished.certificate else None,
                 data_skipped=finished.certificate.skipped if finished.certificate else None,
                 measurements=attempt.unsent(),
+                sharers=attempt.claim.sharers,
             )
 
         if not retrying(store, commit, seconds=COMMIT_SECONDS):
@@ -196,11 +258,13 @@ class Worker:
         """Give the run back. The ledger knows whether it was cancelled or shall go on elsewhere."""
 
         def release(connection: Connection) -> None:
-            ledger.release(connection, run_id=attempt.claim.run_id, fence=attempt.claim.fence, step=attempt.step)
+            claim = attempt.claim
+            ledger.release(connection, run_id=claim.run_id, fence=claim.fence, step=attempt.step, sharers=claim.sharers)
 
         return self._told(store, release, "given back")
 
     def _fail(self, store: Store, attempt: Attempt, error: Exception) -> str:
+        log.error("run %s failed", attempt.claim.key[:12], exc_info=error, extra=_of(attempt.claim))
         text = "".join(traceback.format_exception(error))
 
         def fail(connection: Connection) -> None:
@@ -213,6 +277,7 @@ class Worker:
                 traceback=text,
                 step=attempt.step,
                 measurements=attempt.unsent(),
+                sharers=attempt.claim.sharers,
             )
 
         return self._told(store, fail, f"{outcome_of(error)}: {one_line(error)}")
@@ -226,19 +291,26 @@ class Worker:
 
     @contextmanager
     def _log_of(self, claim: ledger.Claim) -> Iterator[None]:
-        """Write the log of one attempt to its own file."""
+        """Write the log of one attempt to its own file, without what is said of others alone."""
         path = log_path(self.settings.logs, claim.key, claim.fence)
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.addFilter(lambda record: getattr(record, "run", claim.key) == claim.key)
         log.addHandler(handler)
         log.setLevel(logging.INFO)
-        log.info("run %s, attempt %d on %s, %s", claim.key, claim.fence, self.owner, self.device.numerics)
+        numerics = claim.numerics if self._is_seated(claim) else self.device.numerics
+        log.info("run %s, attempt %d on %s, %s", claim.key, claim.fence, self.owner, numerics, extra=_of(claim))
         try:
             yield
         finally:
             log.removeHandler(handler)
             handler.close()
+
+
+def _of(claim: ledger.Claim) -> dict[str, str]:
+    """Marks a line of the log as one of this run alone."""
+    return {"run": claim.key}
 
 
 def _forget_all_but(final: Path) -> None:

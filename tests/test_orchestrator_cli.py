@@ -478,7 +478,6 @@ def test_frontier_is_drawn(ending: str, opening: bytes, done: Path, tmp_path: Pa
     [
         (["--metric", "acuracy"], 3, "--metric accuracy --split test"),
         (["--metric", "accuracy", "--split", "train"], 3, "--metric accuracy --split validation"),
-        (["--metric", "accuracy"], 2, "must not be mixed"),
         (["--by", "size"], 2, "valid: family"),
         (["--plot", "f.gif"], 2, ".svg, .png, .pdf"),
         (["--parquet", "f.csv"], 2, ".parquet"),

@@ -35,7 +35,9 @@ def test_a_study_costs_what_its_header_says(name: str) -> None:
     assert found, "the header has a line `Cost:` with FLOPs"
     shown = found[1].replace(",", "")
     last_digit = 10.0 ** -len(shown.partition(".")[2])
-    flops = math.fsum(each.flops for each in (*study(name).runs, *study(name).searches))
+    flops = math.fsum(
+        [*(planned.flops for planned in study(name).runs), *(search.flops for search in study(name).searches)]
+    )
     assert flops / PREFIXES[found[2]] == pytest.approx(float(shown), abs=last_digit / 2)
 
 

@@ -148,8 +148,7 @@ def test_a_probe_leaves_every_bit_of_the_body_and_computes_no_gradient_there(fam
 
 def test_a_probe_is_the_training_of_a_linear_layer_on_features_as_they_are_evaluated(tmp_path: Path) -> None:
     upstream, checkpoint = pretrained(tmp_path, DEEP)
-    # No dropout on frozen features: an evaluation has none.
-    run = tuning_of(upstream, 5, trained="head", dropout=0.5, stochastic_depth=0.5, weight_decay=0.1, lr_peak=0.5)
+    run = tuning_of(upstream, 5, trained="head", weight_decay=0.1, lr_peak=0.5)
     training = begun(run, place_in(tmp_path, upstream=checkpoint))
     features = begun(run, place_in(tmp_path, upstream=checkpoint)).network.eval()
     layer = nn.Linear(VIT.width, 10)

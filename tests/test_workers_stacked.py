@@ -11,14 +11,14 @@ import torch
 from studies.architectures import named
 from studies.augmentations import AUGMENTATIONS
 from studies.datasets import DIGITS
-from studies.definitions import SGD, FineTune, Recipe, SplitWatch, Train, key_of
+from studies.definitions import SGD, AnyTraining, FineTune, Recipe, SplitWatch, Train, key_of
 from studies.metrics import ACCURACY
 from studies.models import Hybrid, ResNet, ViT, fine_tuned
 from studies.schedules import Cosine
 from workers.checkpoints import load, load_facts
 from workers.devices import Device
 from workers.stack import Stack
-from workers.stacked import Outcome, pays, train_together, why_apart
+from workers.stacked import Outcome, Seat, numerics_in, pays, seat_in, train_together, why_apart
 from workers.supervision import (
     Finished,
     LeaseLost,
@@ -93,14 +93,29 @@ class Recorder:
         self.current = folder
 
 
+def ended(
+    runs: Sequence[AnyTraining],
+    places: Sequence[Place],
+    supervisors: Sequence[Recorder],
+    seats: Sequence[Seat] | None = None,
+) -> list[Outcome]:
+    """How each ended, in the order of the runs."""
+    outcomes = dict(train_together(runs, places, supervisors, seats))
+    return [outcomes[index] for index in range(len(runs))]
+
+
 def together(
-    runs: Sequence[Train], folder: Path, supervisors: Sequence[Recorder], resume: Sequence[Path | None] | None = None
+    runs: Sequence[Train],
+    folder: Path,
+    supervisors: Sequence[Recorder],
+    resume: Sequence[Path | None] | None = None,
+    seats: Sequence[Seat] | None = None,
 ) -> list[Outcome]:
     places = [
         Place(device=CPU, folder=folder / str(index), resume=saved)
         for index, saved in enumerate(resume or [None] * len(runs))
     ]
-    return train_together(runs, places, supervisors)
+    return ended(runs, places, supervisors, seats)
 
 
 def recorders(count: int = len(RATES)) -> list[Recorder]:
@@ -238,7 +253,7 @@ def test_a_stack_of_fine_tunings_starts_from_the_trained_network_and_is_watched_
     ]
     places = [Place(device=CPU, folder=tmp_path / str(index), upstream=upstream) for index in range(2)]
     heard = recorders(2)
-    outcomes = train_together(runs, places, heard)
+    outcomes = ended(runs, places, heard)
     for run, outcome, recorder in zip(runs, outcomes, heard, strict=True):
         lone = Recorder()
         place = Place(device=CPU, folder=tmp_path / f"alone {run.recipe.lr_peak}", upstream=upstream)
@@ -274,12 +289,38 @@ def test_a_stack_goes_on_to_the_same_bits_without_the_runs_that_are_over(tmp_pat
     first = [Recorder(Wish.YIELD, at=4), Recorder(Wish.STOP, at=2), *recorders(2)]
     outcomes = together(runs, tmp_path / "first", first)
     assert [type(outcome) for outcome in outcomes] == [Yielded, Stopped, Yielded, Yielded]
-    # In another order too: the checkpoints say who sits where.
     left = [3, 0, 2]
-    second = recorders(3)
-    resumed = together([runs[i] for i in left], tmp_path / "second", second, [first[i].current for i in left])
+    second, seats = recorders(3), [Seat(i, 4) for i in left]
+    resumed = together([runs[i] for i in left], tmp_path / "second", second, [first[i].current for i in left], seats)
     assert list(map(weights_of, resumed)) == [weights_of(unbroken[i]) for i in left]
     assert [recorder.steps[0] for recorder in second] == [5] * 3
+
+
+@pytest.mark.parametrize("left", [[2], [3, 1]])
+def test_what_is_left_of_a_stack_without_checkpoints_begins_anew_to_the_same_bits(
+    left: list[int], tmp_path: Path
+) -> None:
+    runs = runs_of()
+    unbroken = together(runs, tmp_path / "unbroken", recorders())
+    seats = [Seat(i, 4) for i in left]
+    anew = together([runs[i] for i in left], tmp_path / "anew", recorders(len(left)), seats=seats)
+    assert list(map(weights_of, anew)) == [weights_of(unbroken[i]) for i in left]
+
+
+def test_each_run_is_told_of_as_soon_as_it_is_over(tmp_path: Path) -> None:
+    heard = [Recorder(), Recorder(Wish.STOP, at=3), Recorder()]
+    places = [Place(device=CPU, folder=tmp_path / str(index)) for index in range(3)]
+    reached = []
+    for index, _ in train_together(runs_of((1e-3, 3e-3, 1e-2)), places, heard):
+        reached.append((index, heard[0].steps[-1]))
+    assert reached == [(1, 3), (0, 8), (2, 8)]
+
+
+def test_a_numerics_class_tells_the_seat_at_a_place_of_the_same_class() -> None:
+    assert seat_in(numerics_in(Seat(2, 16), CPU.numerics), CPU.numerics) == Seat(2, 16)
+    assert seat_in(numerics_in(Seat(2, 16), "cuda"), CPU.numerics) is None
+    assert seat_in(CPU.numerics, CPU.numerics) is None
+    assert seat_in(None, CPU.numerics) is None
 
 
 def test_a_stack_begins_anew_when_its_checkpoints_are_not_of_one(tmp_path: Path) -> None:
@@ -311,7 +352,7 @@ def test_a_lone_training_does_not_go_on_from_a_stack(tmp_path: Path) -> None:
 def test_a_run_whose_lease_was_lost_leaves_and_the_others_go_on(tmp_path: Path) -> None:
     heard = [Recorder(), Recorder(loses=True)]
     places = [Place(device=CPU, folder=tmp_path / str(index), checkpoint_seconds=0.0) for index in range(2)]
-    outcomes = train_together(runs_of((1e-3, 1e-2)), places, heard)
+    outcomes = ended(runs_of((1e-3, 1e-2)), places, heard)
     assert [type(outcome) for outcome in outcomes] == [Finished, LeaseLost]
     assert heard[1].steps == [1]
 
@@ -321,7 +362,7 @@ def test_a_broken_state_is_not_saved(tmp_path: Path) -> None:
     heard = [Recorder(Wish.STOP, at=6), Recorder()]
     places = [Place(device=CPU, folder=tmp_path / str(index), checkpoint_seconds=0.0) for index in range(2)]
     runs = runs_of((1e-3, 1e38), steps=150, warmup_steps=0)
-    outcomes = train_together(runs, places, heard)
+    outcomes = ended(runs, places, heard)
     assert [type(outcome) for outcome in outcomes] == [Stopped, NotFinite]
     assert heard[1].steps == [1, 2]
     assert heard[1].current is None
@@ -356,7 +397,13 @@ def test_runs_that_cannot_be_together_are_refused(
 def test_a_stack_takes_no_micro_batches(tmp_path: Path) -> None:
     place = Place(device=CPU, folder=tmp_path, micro_batch=10)
     with pytest.raises(ValueError, match="train these runs one after the other"):
-        train_together([run_of()], [place], recorders(1))
+        ended([run_of()], [place], recorders(1))
+
+
+def test_micro_batches_of_a_whole_batch_are_none(tmp_path: Path) -> None:
+    places = [Place(device=CPU, folder=tmp_path / str(index), micro_batch=20 + index) for index in range(2)]
+    outcomes = ended(runs_of((1e-3, 1e-2), steps=3), places, recorders(2))
+    assert [type(outcome) for outcome in outcomes] == [Finished] * 2
 
 
 def test_a_stack_pays_for_four_or_more_small_networks() -> None:

@@ -66,7 +66,7 @@ def test_a_training_that_is_watched_has_the_weights_of_one_that_is_not(
     unseen = perform(run, place_in(tmp_path / "alone"), alone)
     watches: list[SplitWatch | FewShotWatch] = [
         split_watch(every=1),
-        split_watch(every=3, image_size=16),
+        split_watch(every=3, image_size=16, data=DIGITS.take("validation", 50)),
         fewshot_watch(every=2),
     ]
     seen = perform(watching(run, *watches), place_in(tmp_path / "watched"), heard)
@@ -235,7 +235,7 @@ def test_weights_that_are_broken_at_a_watched_step_end_the_training_there(tmp_pa
             MaskedPatch(vit=VIT.model_copy(update={"head": "token"})),
             split_watch(),
             ValueError,
-            "a masked-patch model knows no classes, so digits cannot be classified with it: fine-tune it",
+            "a masked-patch model classifies nothing: on the way only few-shot evaluations are possible",
         ),
         (VIT, split_watch(mapping=(0, 1, -1)), ValueError, "a mapping of 3 classes is none of a network of 10"),
         (VIT, split_watch(image_size=9), ValueError, "patches of 4 pixels do not divide the image of 9 pixels"),

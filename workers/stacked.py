@@ -1,18 +1,21 @@
 """Trainings that differ in their learning rates, done together: who may be in a stack, whether it pays, how each ends.
 
-`workers/stack.py` has the steps. A run's place in the stack is its seat.
+`workers/stack.py` has the steps. A run's place in the stack is its seat, and part of its numerics class together with
+the size of the stack: a run that began in a seat sits in it until it is over.
 """
 
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
 from studies.cost import forward_flops
 from studies.definitions import SGD, AdamW, AnyTraining, Train, key_of
+from studies.memory import micro_batch_of
 from studies.metrics import TRAIN_LOSS
 from workers.checkpoints import Facts, forget, load, save, step_folder
 from workers.devices import Device
@@ -42,13 +45,14 @@ Outcome = Finished | NotFinite | Stopped | Yielded | LeaseLost
 FREE = ("lr_peak", "schedule", "warmup_steps", "weight_decay", "clip_norm")
 """Fields of the recipe that may differ in a stack; of `clip_norm` the value, but not whether there is one."""
 
+MOST = 16
+"""Runs of a stack: as many were measured (docs/benchmarks.md)."""
 _FEWEST = 4
 _MOST_FLOPS = {
     "fp32": {"vit": 15e6, "hybrid": 15e6, "resnet": 40e6},
     "bf16": {"vit": 30e6, "hybrid": 15e6, "resnet": 10e6},
 }
 """Of one run's forward pass of a batch, where a stack was measured to be 1.5 times as fast (docs/benchmarks.md)."""
-_SEAT = re.compile(r" stacked=(\d+)/(\d+)$")
 
 # --------------------------------------------------------------------------------------------------- which, and whether
 
@@ -57,7 +61,7 @@ def why_apart(runs: Sequence[AnyTraining], device: Device) -> str | None:
     """Why these runs cannot be trained together, in words; None when they can."""
     first, recipe = runs[0], runs[0].recipe
     for run in runs[1:]:
-        if field := _differing(first, run):
+        if field := differing(first, run):
             return f"they differ in {field}, and in a stack only {', '.join(FREE)} may differ"
     if any(watch.every is not None or watch.keep == "best" for watch in first.watches):
         return "what is measured on the way is measured of one network"
@@ -84,8 +88,8 @@ def pays(run: AnyTraining, count: int, device: Device) -> bool:
     return device.torch.type == "cpu" and count >= _FEWEST and flops <= most
 
 
-def _differing(first: AnyTraining, other: AnyTraining) -> str | None:
-    """The name of a field that differs and may not."""
+def differing(first: AnyTraining, other: AnyTraining) -> str | None:
+    """The name of a field that differs and may not in a stack; None where all else is alike."""
     clips = "whether gradients are clipped"
     one, two = (
         run.model_dump(exclude={"recipe"})
@@ -96,6 +100,27 @@ def _differing(first: AnyTraining, other: AnyTraining) -> str | None:
     return next((name for name in one if one[name] != two[name]), None)
 
 
+# ----------------------------------------------------------------------------------------------------------- the seats
+
+
+class Seat(NamedTuple):
+    """A place in a stack of a size, the first of which is 0."""
+
+    number: int
+    size: int
+
+
+def numerics_in(seat: Seat, numerics: str) -> str:
+    """The numerics class of a run in a seat of a stack, for that of the place."""
+    return f"{numerics} stacked={seat.number}/{seat.size}"
+
+
+def seat_in(numerics: str | None, place: str) -> Seat | None:
+    """The seat that a numerics class tells of; None where it is of no stack, or of a place of another class."""
+    found = re.fullmatch(re.escape(place) + r" stacked=(\d+)/(\d+)", numerics or "")
+    return Seat(int(found[1]), int(found[2])) if found else None
+
+
 # ------------------------------------------------------------------------------------------------------------- the runs
 
 
@@ -103,6 +128,7 @@ def _differing(first: AnyTraining, other: AnyTraining) -> str | None:
 class _Member:
     """One run of a stack, and whoever runs it."""
 
+    index: int
     run: AnyTraining
     place: Place
     supervisor: Supervisor
@@ -111,59 +137,79 @@ class _Member:
 
 
 def train_together(
-    runs: Sequence[AnyTraining], places: Sequence[Place], supervisors: Sequence[Supervisor]
-) -> list[Outcome]:
-    """Train runs that `why_apart` lets be together, and say of each how it ended: what `train` returns or raises.
+    runs: Sequence[AnyTraining],
+    places: Sequence[Place],
+    supervisors: Sequence[Supervisor],
+    seats: Sequence[Seat] | None = None,
+) -> Iterator[tuple[int, Outcome]]:
+    """Train runs that `why_apart` lets be together, and say of each as soon as it is over how it ended.
 
-    A run that fails, is stopped or was lost leaves the others' numbers as they are. A wish to yield is granted to all,
-    so that all have checkpoints of one step. A stack goes on when every run has a checkpoint of the same step, written
-    by a stack of the same size in this numerics class, each in a seat of its own; runs that are over by then may be
-    missing. Else it begins anew.
+    Yields the place in `runs`, and what `train` returns or raises.
+    seats: different ones of stacks of one size, in the order of the runs; a stack of these runs alone without it. A
+    seat that nobody sits in costs what the others do.
 
-    Raises ValueError for runs that cannot be together, and for all of them what `Training` raises, and OSError.
+    A run that fails, is stopped or was lost leaves the others' numbers as they are, and so does one that is not here
+    any more. A wish to yield is granted to all, so that all have checkpoints of one step. A stack goes on when every
+    run has a checkpoint of the same step, written in its seat in this numerics class. Else it begins anew, to the same
+    bits.
+
+    Raises ValueError for runs that cannot be together, and for all that are not over what `Training` raises, and
+    OSError.
     """
     device = places[0].device
     if reason := why_apart(runs, device):
         raise ValueError(f"these {len(runs)} runs cannot be trained together: {reason}")
-    if any(place.micro_batch not in (None, run.recipe.batch) for run, place in zip(runs, places, strict=True)):
+    if any(not is_whole(run, place.micro_batch) for run, place in zip(runs, places, strict=True)):
         raise ValueError("a stack takes a batch whole and not in micro-batches: train these runs one after the other")
     if isinstance(runs[0], Train) and any(place.upstream is not None for place in places):
         raise ValueError("trainings that go on from a trunk start from other weights: train them one after the other")
+    seats = seats or [Seat(number, len(runs)) for number in range(len(runs))]
     device.use()
     check_watches(runs[0], places[0].registry)
     start = start_of(runs[0], replace(places[0], resume=None))
     training = Training(runs[0], device, places[0].registry, None, start.network)
     training.mixed_numerics = start.mixed_numerics
     try:
-        stack, seats = _begun(training, runs, places)
-        members = [_Member(*each) for each in zip(runs, places, supervisors, seats, strict=True)]
-        _train(stack, members)
-        return [member.outcome or _finished(stack, member) for member in members]
+        stack = _begun(training, runs, places, seats)
+        numbers = [seat.number for seat in seats]
+        members = [_Member(*each) for each in zip(range(len(runs)), runs, places, supervisors, numbers, strict=True)]
+        yield from _train(stack, members)
+        for member in members:
+            if member.outcome is None:
+                yield member.index, _finished(stack, member)
     finally:
         training.batches.close()
 
 
-def _train(stack: Stack, members: Sequence[_Member]) -> None:
-    """Do all steps, or those until no run is left that goes on."""
+def is_whole(run: AnyTraining, micro_batch: int | None) -> bool:
+    """Whether a batch of the run is on the device at once, with so many images of a step at a time; None is all."""
+    return micro_batch_of(run.recipe.batch, micro_batch) == run.recipe.batch
+
+
+def _train(stack: Stack, members: Sequence[_Member]) -> Iterator[tuple[int, Outcome]]:
+    """Do all steps, or those until no run is left that goes on. Yields the runs that end on the way."""
     steps = members[0].run.steps
     for member in members:
         forget(member.place.folder, keep=member.place.resume)
     saved_at = time.monotonic()
-    while stack.step < steps and (going := [member for member in members if member.outcome is None]):
+    going = list(members)
+    while going and stack.step < steps:
         stack.update()
         if stack.step == steps or stack.step % math.ceil(steps / LOGGED_STEPS) == 0:
             _measure(stack, going)
         yields = _wishes(stack.step, going)
         waited = time.monotonic() - saved_at >= min(member.place.checkpoint_seconds for member in members)
-        going = [member for member in going if member.outcome is None]
+        living = [member for member in going if member.outcome is None]
         is_finite = stack.are_finite() if stack.step < steps and (yields or waited) else []
         # As alone, a broken state is not worth a checkpoint, and goes on to the next logged step, where it fails.
-        if is_finite and all(is_finite[member.seat] for member in going):
-            for member in going:
+        if is_finite and all(is_finite[member.seat] for member in living):
+            for member in living:
                 _checkpoint(stack, member)
                 if yields and member.outcome is None:
                     member.outcome = Yielded()
             saved_at = time.monotonic()
+        yield from [(member.index, member.outcome) for member in going if member.outcome is not None]
+        going = [member for member in going if member.outcome is None]
 
 
 def _measure(stack: Stack, members: Sequence[_Member]) -> None:
@@ -190,7 +236,7 @@ def _wishes(step: int, members: Sequence[_Member]) -> bool:
 
 def _facts(stack: Stack, seat: int) -> Facts:
     facts = stack.restore(seat).facts()
-    return facts.model_copy(update={"numerics": f"{facts.numerics} stacked={seat}/{len(stack.runs)}"})
+    return facts.model_copy(update={"numerics": numerics_in(Seat(seat, len(stack.runs)), facts.numerics)})
 
 
 def _checkpoint(stack: Stack, member: _Member) -> None:
@@ -222,25 +268,24 @@ def _finished(stack: Stack, member: _Member) -> Outcome:
     return Finished((value, *results(found, None)), final, training.mixed_numerics, training.batches.certificate)
 
 
-def _begun(training: Training, runs: Sequence[AnyTraining], places: Sequence[Place]) -> tuple[Stack, list[int]]:
-    """The stack at its first step, or where the runs' checkpoints are; and the seats of the runs."""
-    saved = _saved(training.numerics, runs, places)
-    if saved is None:
-        return Stack(runs, training), list(range(len(runs)))
-    seats, sizes = zip(*(_seat(facts) for _, facts in saved), strict=True)
-    # The seat of a run that is over is taken by another's copy: the sizes, and so the bits, stay as they were.
-    sitting = [seats.index(seat) if seat in seats else 0 for seat in range(sizes[0])]
+def _begun(training: Training, runs: Sequence[AnyTraining], places: Sequence[Place], seats: Sequence[Seat]) -> Stack:
+    """The stack at its first step, or where the runs' checkpoints are."""
+    index_of = {seat.number: index for index, seat in enumerate(seats)}
+    # An empty seat is taken by a copy of the first run: the sizes, and so the bits, stay as they were.
+    sitting = [index_of.get(number, 0) for number in range(seats[0].size)]
     stack = Stack([runs[index] for index in sitting], training)
-    for seat, index in enumerate(sitting):
-        tensors, _ = saved[index]
-        for name, tensor in stack.state_of(seat).items():
-            tensor.copy_(tensors[name])
-    stack.set_step(saved[0][1].step)
-    return stack, list(seats)
+    saved = _saved(training.numerics, runs, places, seats)
+    if saved is not None:
+        for number, index in enumerate(sitting):
+            tensors, _ = saved[index]
+            for name, tensor in stack.state_of(number).items():
+                tensor.copy_(tensors[name])
+        stack.set_step(saved[0][1].step)
+    return stack
 
 
 def _saved(
-    numerics: str, runs: Sequence[AnyTraining], places: Sequence[Place]
+    numerics: str, runs: Sequence[AnyTraining], places: Sequence[Place], seats: Sequence[Seat]
 ) -> list[tuple[dict[str, Tensor], Facts]] | None:
     """The checkpoints that the runs go on from together; None when they begin anew."""
     folders = [place.resume for place in places if place.resume is not None]
@@ -250,19 +295,10 @@ def _saved(
         saved = [load(folder) for folder in folders]
     except CheckpointError:
         return None
-    seats = [_seat(facts) for _, facts in saved]
-    size = seats[0][1]
-    is_of_a_stack = len(set(seats)) == len(runs) and all(0 <= seat < size == other for seat, other in seats)
-    is_whole = all(
+    are_of_it = all(
         facts.run == key_of(run)
         and 0 < facts.step == saved[0][1].step < run.steps
-        and facts.numerics == f"{numerics} stacked={seat}/{size}"
-        for run, (_, facts), (seat, _) in zip(runs, saved, seats, strict=True)
+        and facts.numerics == numerics_in(seat, numerics)
+        for run, (_, facts), seat in zip(runs, saved, seats, strict=True)
     )
-    return saved if is_of_a_stack and is_whole else None
-
-
-def _seat(facts: Facts) -> tuple[int, int]:
-    """Seat and size of the stack that wrote a checkpoint; -1 and 0 where none did."""
-    found = _SEAT.search(facts.numerics)
-    return (int(found[1]), int(found[2])) if found else (-1, 0)
+    return saved if are_of_it else None
