@@ -18,7 +18,17 @@ from orchestrator.outcomes import one_line, outcome_of
 from orchestrator.settings import Settings
 from studies.definitions import RUN, AnyRun, FineTune, Train
 from studies.registry import load_registry
-from workers.supervision import CheckpointError, Finished, LeaseLost, Place, Stopped, Supervisor, Wish, Yielded
+from workers.supervision import (
+    CheckpointError,
+    Finished,
+    LeaseLost,
+    OtherNumerics,
+    Place,
+    Stopped,
+    Supervisor,
+    Wish,
+    Yielded,
+)
 
 if TYPE_CHECKING:
     from workers.stacked import Outcome
@@ -208,11 +218,11 @@ class Worker:
         """Without what turns out to be broken: the same bits come out; to stop would lose the run for a broken file."""
         try:
             return self.perform(run, place, attempt)
-        except CheckpointError as error:
-            if place.resume is not None:
+        except (CheckpointError, OtherNumerics) as error:
+            if place.resume is not None and isinstance(error, CheckpointError):
                 log.warning("%s: the run begins anew", error)
                 place = replace(place, resume=None)
-            elif place.upstream is not None and isinstance(run, Train):
+            elif place.resume is None and place.upstream is not None and isinstance(run, Train):
                 log.warning("%s: the training does without its trunk, from the first step on", error)
                 place = replace(place, upstream=None)
             else:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from studies.planned import PlannedRun
 from studies.recipes import recipe
 from tests import builders, searched
 from tests.trained_digits import Silent
-from workers.checkpoints import load
+from workers.checkpoints import load, save
 from workers.devices import Device
 from workers.perform import perform
 from workers.supervision import Place, Wish
@@ -87,7 +88,7 @@ def trained(settings: Settings, run: answers.Run) -> dict[str, Tensor]:
     return load(settings.checkpoints / run.checkpoint)[0]
 
 
-@pytest.mark.parametrize("damage", ["none", "missing", "damaged"])
+@pytest.mark.parametrize("damage", ["none", "missing", "damaged", "of another class"])
 def test_a_branch_whose_trunk_is_lost_trains_alone_to_the_same_bits(
     sqlite_url: str, tmp_path: Path, damage: str
 ) -> None:
@@ -100,6 +101,10 @@ def test_a_branch_whose_trunk_is_lost_trains_alone_to_the_same_bits(
     elif damage == "damaged":
         for file in folder.iterdir():
             file.write_bytes(file.read_bytes()[:-1])
+    elif damage == "of another class":
+        tensors, facts = load(folder)
+        shutil.rmtree(folder)
+        save(folder, tensors, replace(facts, numerics="another machine"))
     branch = finish(store, settings, TRUNK, BRANCH)[1]
     assert branch.state == "done", branch.cause
     log = log_path(settings.logs, branch.key, 1).read_text()
