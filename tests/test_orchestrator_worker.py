@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,7 +103,7 @@ def test_a_branch_whose_trunk_is_lost_trains_alone_to_the_same_bits(
     elif damage == "of another class":
         tensors, facts = load(folder)
         shutil.rmtree(folder)
-        save(folder, tensors, replace(facts, numerics="another machine"))
+        save(folder, tensors, facts.model_copy(update={"numerics": "another machine"}))
     branch = finish(store, settings, TRUNK, BRANCH)[1]
     assert branch.state == "done", branch.cause
     log = log_path(settings.logs, branch.key, 1).read_text()
