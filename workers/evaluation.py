@@ -160,6 +160,7 @@ def _classified(
 ) -> dict[str, float]:
     view = EvalView(measured.view, measured.image_size, measured.data.channels)
     tally = _Tally(measured, device)
+    device.end_step()  # zeros that were only recorded would make the first batch's sums a program of their own
     batches = eval_batches(source, view, BATCH, readers=device.threads)
     for batch, logits_BK in batched(network, batches, measured.data.rows, device, supervisor):
         tally.add(logits_BK, device.place(torch.from_numpy(batch.labels)))
@@ -249,10 +250,11 @@ class _Tally:
         self.confidence_M += (within_BM * part_B[:, None]).sum(dim=0)
 
     def _calibration_error(self, counted: int) -> float:
-        if int(self.images_M.sum()) < counted:
+        images_M, right_M, confidence_M = (each.cpu() for each in (self.images_M, self.right_M, self.confidence_M))
+        if int(images_M.sum()) < counted:
             return math.nan
-        gap_M = (self.right_M - self.confidence_M.double() / CONFIDENCE_PARTS).abs()
-        return float(gap_M.cpu().sum()) / counted
+        gap_M = (right_M - confidence_M.double() / CONFIDENCE_PARTS).abs()
+        return float(gap_M.sum()) / counted
 
 
 def most_likely(logits_BK: Tensor, guesses: int) -> Tensor:
