@@ -33,6 +33,11 @@ class Series:
     direction: int
     points: int
 
+    @property
+    def transfer(self) -> str | None:
+        """What the study calls the transfer after which it was measured; None for the pre-trained models."""
+        return None if self.kind in ("evaluate", "fewshot") else self.kind
+
 
 @dataclass(frozen=True)
 class Point:

@@ -13,9 +13,16 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 FORMATS = (".svg", ".png", ".pdf")
-COLOURS = {"ViT": "#0072B2", "ResNet": "#D55E00", "Hybrid": "#009E73"}
+COLOURS = {
+    "ViT": "#0072B2",
+    "ResNet": "#D55E00",
+    "Hybrid": "#009E73",
+    "Axial-ViT": "#56B4E9",
+    "AxialResNet": "#E69F00",
+    "Masked-ViT": "#CC79A7",
+}
 """Okabe and Ito's colours, told apart by colour-blind readers too. Shapes tell families apart without any colour."""
-MARKERS = {"ViT": "o", "ResNet": "s", "Hybrid": "D"}
+MARKERS = {"ViT": "o", "ResNet": "s", "Hybrid": "D", "Axial-ViT": "^", "AxialResNet": "P", "Masked-ViT": "v"}
 INK = "#333333"
 STYLE: Any = {
     "svg.hashsalt": "vitscale",  # the same rows give the same file: a figure can be compared and committed
@@ -172,7 +179,12 @@ def _label(axes: "Axes", series: Series, frontier: Sequence[FrontierPoint]) -> N
 
 
 def _vertical(series: Series) -> str:
-    """`digits test error`, `digits test 5-shot error`, `digits test loss (nats)`."""
+    """`digits test error`, `digits test 5-shot error`, `digits test loss (nats)`, `digits test error after tuned`."""
+    after = f" after {series.transfer}" if series.transfer else ""
+    return f"{_measured(series)}{after}"
+
+
+def _measured(series: Series) -> str:
     where = f"{series.dataset} {series.split}"
     if series.direction < 0:
         return f"{where} {series.metric.replace('_nats', ' (nats)').replace('_', ' ')}"

@@ -232,6 +232,7 @@ class FrontierRow:
     """A point of a frontier as a row of a file; the fields are explained in `db/tables.py`."""
 
     study: str
+    kind: str
     metric: str
     dataset: str
     split: str
@@ -257,6 +258,7 @@ def frontier_rows(found: Frontier) -> list[FrontierRow]:
     return [
         FrontierRow(
             study=found.study.name,
+            kind=series.kind,
             metric=series.metric,
             dataset=series.dataset,
             split=series.split,
@@ -276,6 +278,7 @@ def frontier_json(found: Frontier) -> dict[str, Any]:
     series = found.series
     return {
         "study": found.study.name,
+        "kind": series.kind,
         "metric": series.metric,
         "dataset": series.dataset,
         "split": series.split,

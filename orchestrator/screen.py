@@ -192,7 +192,8 @@ def print_frontier(
             )
             for point, cost in zip(points, costs, strict=True)
         ],
-        title=f"{series.metric} on {series.dataset} {series.split} at {series.image_size} px: "
+        title=f"{series.metric} on {series.dataset} {series.split} at {series.image_size} px"
+        f"{f' after {series.transfer}' if series.transfer else ''}: "
         f"{len(points)} of {wording.counted(series.points, 'configuration')}",
     )
     for reason, keys in excluded:

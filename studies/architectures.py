@@ -136,7 +136,10 @@ def altered_fields(model: ViT | ResNet | Hybrid, fields: Mapping[str, Any]) -> d
     return _merged(model.model_dump(), fields)
 
 
-def family_of(model: AnyModel) -> str:
+Family = Literal["ViT", "ResNet", "Hybrid", "Axial-ViT", "AxialResNet", "Masked-ViT"]
+
+
+def family_of(model: AnyModel) -> Family:
     """The family whose frontier the model is on, as the first paper names them."""
     if isinstance(model, MaskedPatch):
         return "Masked-ViT"

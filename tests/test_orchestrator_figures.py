@@ -1,12 +1,14 @@
 """The frontier's figure: what is in it, and that equal rows give equal files."""
 
 from pathlib import Path
+from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
 
 from db.frontiers import FrontierPoint, Point, Series
-from orchestrator.figures import check_format, draw_frontier
+from orchestrator.figures import COLOURS, MARKERS, check_format, draw_frontier
+from studies.architectures import Family
 
 ACCURACY = Series(1, 1, "evaluate", "accuracy", "digits", "test", 8, +1, 4)
 LOSS = Series(2, 1, "evaluate", "loss_nats", "digits", "test", 8, -1, 4)
@@ -64,6 +66,21 @@ def ids_and_texts(file: Path) -> tuple[list[str], list[str]]:
     ids = [element.attrib["id"] for element in tree.iter() if "id" in element.attrib]
     texts = ["".join(element.itertext()).strip() for element in tree.iter("{http://www.w3.org/2000/svg}text")]
     return ids, texts
+
+
+@pytest.mark.parametrize("by_family", [False, True])
+def test_every_family_of_models_has_its_marks_and_its_name_in_the_legend(by_family: bool, tmp_path: Path) -> None:
+    families = get_args(Family)
+    points = [point(number, 10.0**number, number / 10, family) for number, family in enumerate(families, 1)]
+    _, texts = ids_and_texts(draw(tmp_path / "f.svg", points, [best(each) for each in points], by_family=by_family))
+    assert set(families) <= set(texts)
+    assert len({COLOURS[family] for family in families}) == len({MARKERS[family] for family in families}) == 6
+
+
+def test_the_axis_names_the_transfer_after_which_was_measured(tmp_path: Path) -> None:
+    tuned = Series(3, 1, "tuned", "accuracy", "digits", "test", 8, +1, 4)
+    _, texts = ids_and_texts(draw(tmp_path / "f.svg", series=tuned))
+    assert "digits test error after tuned" in texts
 
 
 @pytest.mark.parametrize("by_family", [False, True])
