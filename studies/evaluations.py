@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from math import ceil
 from pathlib import Path
 
@@ -30,8 +31,12 @@ from studies.yaml_source import Place, Source
 
 Measured = Classification | FewShotClassification
 
-WATCHED_SHARE = 0.1
-"""Of a training's FLOPs, what its evaluations on the way take at the most under `every: auto`."""
+WATCHED_SHARE = Fraction(1, 40)
+"""Images evaluated on the way for each image trained on, at the most, under `every: auto`. By images and not by FLOPs:
+images have to be read or drawn too, and an evaluation is in float32 beside a training in bf16. Measured, an image
+evaluated takes up to 1.5 times the time of one trained on (`benchmarks/watching.py`), so that evaluations, the last
+included, stay below a tenth of a run's time.
+"""
 
 
 def check_evaluations(file: StudyFile, source: Source) -> None:
@@ -143,32 +148,32 @@ def watches(file: StudyFile, source: Source, measured: Sequence[Measured], train
             kind = SplitWatch if isinstance(what, Classification) else FewShotWatch
             chosen.append(kind(**dict(what), every=every, keep=each.keep))
         elif each.keep == "best":
-            wrong = f"a training of {training.steps:,} steps is too short for evaluations that take a tenth of it"
+            wrong = f"a training of {training.steps:,} steps is too short for 'auto', which takes {automatic:,}"
             raise source.error(("evaluations", number, "every"), f"{wrong}: give 'every' in steps")
     return tuple(chosen)
 
 
 def _automatic_steps(file: StudyFile, source: Source, measured: Sequence[Measured], training: Train) -> int | None:
-    """The smallest number of steps of which all evaluations with `auto` take no more than the share that the others
-    leave; it follows from the cost of a step alone, so trainings of any length have the same, and can share a trunk.
+    """The smallest number of steps after which all evaluations with `auto` see no more images than the share that the
+    others leave. The length of the training has no part in it, so that trainings of several can share a trunk.
     """
-    step_flops = PlannedRun(training, training, "", "", 0.0).train_flops / training.steps
-    taken = once = 0.0
+    batch = training.recipe.batch
+    taken, once = Fraction(0), 0
     place: Place | None = None
     for number, (each, what) in enumerate(zip(file.evaluations, measured, strict=True)):
         if each.every is not None:
-            price = _planned(what, PlannedRun(training, training, "", "", 0.0)).flops
+            images = _planned(what, PlannedRun(training, training, "", "", 0.0)).images
             if each.every == "auto":
-                once += price
+                once += images
                 place = place or ("evaluations", number, "every")
             else:
-                taken += price / (each.every * step_flops)
+                taken += Fraction(images, each.every * batch)
     if place is None:
         return None
     if taken >= WATCHED_SHARE:
-        wrong = f"the other evaluations take {100 * taken:.0f} % of the training by themselves"
+        wrong = f"the other evaluations see {float(100 * taken):.0f} % as many images as are trained on"
         raise source.error(place, f"'auto' finds no room: {wrong}; give 'every' in steps")
-    return max(1, ceil(once / ((WATCHED_SHARE - taken) * step_flops)))
+    return ceil(once / ((WATCHED_SHARE - taken) * batch))
 
 
 def evaluations_of(planned: PlannedRun, measured: Sequence[Measured]) -> Iterator[PlannedRun]:

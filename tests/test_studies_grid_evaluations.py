@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.cost import forward_flops
 from studies.definitions import Evaluate, FewShot, FewShotWatch, SplitWatch, Train
 from studies.grid import Study, load_study
 from studies.planned import watched_steps
@@ -66,7 +65,7 @@ def test_a_training_without_evaluations_on_the_way_has_the_key_that_it_had(tmp_p
 
 
 @given(st.integers(1, 200), st.booleans())
-def test_automatic_evaluations_take_a_tenth_of_the_training_at_the_most(
+def test_automatic_evaluations_see_one_image_for_forty_that_are_trained_on_at_the_most(
     tmp_path_factory: pytest.TempPathFactory, epochs: int, with_fewshot: bool
 ) -> None:
     fewshot = "  - {kind: fewshot, shots: 5, every: auto}\n" if with_fewshot else ""
@@ -75,26 +74,24 @@ def test_automatic_evaluations_take_a_tenth_of_the_training_at_the_most(
     )
     made = study(tmp_path_factory.mktemp("auto"), text)
     run = trained(made)
-    forward = forward_flops(run.model, 8, 1, 10)
     images = 297 + (500 + 5 * 10 * 3 if with_fewshot else 0)
-    step = 3 * forward * run.recipe.batch
-    fewest = -(-images * forward * 10 // step)
+    fewest = -(-images * 40 // run.recipe.batch)
     assert {watch.every for watch in run.watches} <= {fewest}
     assert bool(run.watches) == (fewest < run.steps)
     if run.watches:
         on_the_way = watched_steps(fewest, run.steps)[:-1]
-        assert images * forward * len(on_the_way) <= 0.1 * step * run.steps
-        assert images * forward > 0.1 * step * (fewest - 1), "no smaller number of steps would do"
+        assert 40 * images * len(on_the_way) <= run.examples
+        assert 40 * images > run.recipe.batch * (fewest - 1), "no smaller number of steps would do"
 
 
 def test_evaluations_at_fixed_steps_leave_less_room_to_automatic_ones(tmp_path: Path) -> None:
-    text = "evaluations: [{kind: split, split: test, every: auto}, {kind: split, split: validation, every: 100}]"
+    text = "evaluations: [{kind: split, split: test, every: auto}, {kind: split, split: validation, every: 1000}]"
     alone = study(tmp_path, GRID + "evaluations: [{kind: split, split: test, every: auto}]")
     beside = study(tmp_path, GRID + text)
-    # 500 / 3 images' training for a tenth; 297 images every 100 steps of 25 take 297 / 7500 of it.
-    assert trained(alone).watches[0].every == -(-500 * 10 // 75)
-    assert trained(beside).watches[0].every == 111
-    assert (500 / (111 * 75) + 297 / 7500) <= 0.1 < (500 / (110 * 75) + 297 / 7500)
+    # 297 images every 1,000 steps of 25 leave less than the fortieth to the other 500.
+    assert trained(alone).watches[0].every == 500 * 40 // 25
+    assert trained(beside).watches[0].every == 1525
+    assert (500 / (1525 * 25) + 297 / 25_000) <= 1 / 40 < (500 / (1524 * 25) + 297 / 25_000)
 
 
 def test_the_older_evaluator_draws_the_first_images_and_chooses_among_penalties(tmp_path: Path) -> None:
@@ -179,11 +176,12 @@ def test_automatic_evaluations_keep_trainings_of_several_lengths_on_one_trunk(tm
     made = study(
         tmp_path,
         "grids:\n"
-        "  - steps: [217, 100, 400]\n"
+        "  - steps: [2170, 1000, 4000]\n"
         "    recipe: {base: small, schedule: {kind: rsqrt, timescale: 50, cooldown_steps: 20}}\n"
         "evaluations: [{kind: split, split: validation, every: auto}]\n",
     )
     assert sum(each.role == "trunk" for each in made.runs) == 2
+    assert {watch.every for each in made.runs if isinstance(each.run, Train) for watch in each.run.watches} == {476}
 
 
 MASKED = "grids: [{model: {base: ViT-xs/4, masked: mean-color}, head: token}]\n"
@@ -205,12 +203,12 @@ MASKED = "grids: [{model: {base: ViT-xs/4, masked: mean-color}, head: token}]\n"
         (GRID + "evaluations: [{kind: split, split: test, every: 0}]", "8:49: evaluations.0.every: 0 should be"),
         (
             "grids: [{epochs: 1}]\nevaluations: [{kind: split, split: test, every: auto, keep: best}]",
-            "8:49: a training of 40 steps is too short for evaluations that take a tenth of it: give 'every' in steps",
+            "8:49: a training of 40 steps is too short for 'auto', which takes 800: give 'every' in steps",
         ),
         (
             GRID + "evaluations:\n  - {kind: split, split: test, every: 10}\n"
             "  - {kind: split, split: validation, every: auto}",
-            "10:45: 'auto' finds no room: the other evaluations take 67 % of the training by themselves",
+            "10:45: 'auto' finds no room: the other evaluations see 200 % as many images as are trained on",
         ),
         (
             GRID + "evaluations: [{kind: fewshot, shots: 5, draw: first, seeds: [0, 1]}]",
