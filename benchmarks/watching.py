@@ -28,7 +28,7 @@ ROUNDS = 3
 ROWS, BATCH = 512, 32
 VIT = ViT(patch=8, width=48, depth=2, mlp=192, heads=4, head="gap")
 CONV = ResNet(blocks=(1, 1), width=8, groups=4)
-CASES = {
+CASES: dict[str, tuple[ViT | ResNet, DataSet, str]] = {
     "ViT-w48/8, shapes": (VIT, SHAPES, "fp32"),
     "ViT-w48/8, shapes, bf16": (VIT, SHAPES, "bf16"),
     "convx1, shapes": (CONV, SHAPES, "fp32"),

@@ -5,13 +5,14 @@ Heavy imports are inside the commands, so that `--help` is instant.
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from orchestrator import exits
+from orchestrator.cli_answers import answers
 from orchestrator.cli_data import data
+from orchestrator.cli_export import exports
 from orchestrator.cli_weights import weights
 from orchestrator.lookups import opened_store, run_named, settings_of, study_named
 from orchestrator.options import (
@@ -20,7 +21,6 @@ from orchestrator.options import (
     Datasets_,
     Folder_,
     Json_,
-    Name_,
     OptionalName_,
     Run_,
     Store_,
@@ -46,6 +46,8 @@ app = typer.Typer(
     6 store or cluster unreachable, 130 Ctrl-C.""",
 )
 
+app.add_typer(answers)
+app.add_typer(exports)
 app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
 
@@ -324,102 +326,6 @@ def logs(
         found = run_named(opened, run)
         for text in reports.log(opened, found, settings, attempt, follow=follow):
             screen.OUT.out(text, end="", highlight=False)
-
-
-@app.command()
-def frontier(
-    study: Name_,
-    metric: Annotated[str | None, typer.Option(help="Metric, as in accuracy or accuracy_5shot.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split that the metric was measured on.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="NAME", help="Data set of that split.")] = None,
-    kind: Annotated[str | None, typer.Option(help="evaluate, fewshot, or the name of a transfer.")] = None,
-    image_size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Side of the images there.")] = None,
-    by: Annotated[str | None, typer.Option(metavar="family", help="One frontier for each family.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: .svg, .png or .pdf.")] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Parquet file.")] = None,
-    store: Store_ = None,
-    folder: Folder_ = None,
-    json: Json_ = False,
-) -> None:
-    """Print which configurations buy the most quality for their training compute.
-
-    Example:  vitscale frontier quickstart --by family --plot frontier.svg
-    """
-    from orchestrator import figures, reports, rows, screen
-
-    if json and csv:
-        raise ValueError("--json and --csv both print to stdout: choose one")
-    if by not in (None, "family"):
-        raise ValueError(f"'{by}' is nothing to divide by; valid: family")
-    if plot:
-        figures.check_format(plot)
-    if parquet:
-        rows.check_format(parquet, [".parquet"])
-    with opened_store(settings_of(store, folder), create=False) as opened:
-        wanted = {"metric": metric, "split": split, "dataset": data, "kind": kind, "image_size": image_size}
-        found = reports.frontier(opened, study_named(opened, study), wanted, by_family=by is not None)
-    if plot:
-        if not found.points:
-            raise reports.NotFound("there is nothing to draw: no configuration has a finite value and a cost")
-        figures.draw_frontier(plot, found.study.title, found.series, found.points, found.frontier, by is not None)
-        screen.say(f"wrote {plot}")
-    if parquet:
-        rows.write(parquet, reports.FrontierRow, reports.frontier_rows(found))
-        screen.say(f"wrote {parquet}")
-    if json:
-        screen.print_json(reports.frontier_json(found))
-    elif csv:
-        screen.OUT.out(rows.as_csv(reports.FrontierRow, reports.frontier_rows(found)), end="", highlight=False)
-    elif not parquet:
-        screen.print_frontier(found.series, found.frontier, found.excluded)
-
-
-@app.command()
-def sweep(study: Name_, store: Store_ = None, folder: Folder_ = None, json: Json_ = False) -> None:
-    """Print what a study's searches tried, what was chosen, and what the choice was measured at.
-
-    Also the sweeps that its blocks spell out, and the scores of suites. Reads the store alone.
-
-    Example:  vitscale sweep first-transfer
-    """
-    from orchestrator import screen, screen_sweep, sweep_reports
-
-    with opened_store(settings_of(store, folder), create=False) as opened:
-        found = sweep_reports.report(opened, study_named(opened, study))
-    if json:
-        screen.print_json(sweep_reports.as_json(found))
-    else:
-        screen_sweep.print_sweeps(found)
-
-
-@app.command()
-def export(
-    study: Name_,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write: .csv, .parquet or .json.")
-    ] = None,
-    store: Store_ = None,
-    folder: Folder_ = None,
-) -> None:
-    """Write every result of a study as a table: one row a run, metric and split. CSV on stdout without --output.
-
-    Example:  vitscale export quickstart -o quickstart.parquet
-    """
-    from db import answers
-    from orchestrator import rows, screen
-
-    if output:
-        rows.check_format(output)
-    with opened_store(settings_of(store, folder), create=False) as opened:
-        found = study_named(opened, study)
-        with opened.read() as connection:
-            results = answers.results_of(connection, found.id)
-    if output:
-        rows.write(output, answers.Result, results)
-        screen.say(f"wrote {len(results):,} rows to {output}")
-    else:
-        screen.OUT.out(rows.as_csv(answers.Result, results), end="", highlight=False)
 
 
 # ------------------------------------------------------------------------------------------------------------ shared
