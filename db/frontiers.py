@@ -1,42 +1,35 @@
-"""Frontiers of a study: its series, the points of each, which of them nothing beats, and what is left out.
+"""Frontiers of a study: the points of each series on any axis of cost, and which of them nothing beats.
 
-Nothing here writes.
+What a series is stands in `db/series.py`, what is left out of one in `db/left_out.py`. Nothing here writes.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import fields as fields_of
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, select, text
 
-from db import wanting
+from db.axes import AXES, Prices, points_on
 from db.dialect import AnyRow
-from db.points import is_a_cost, kind_of_series, makes_points
-from db.tables import PointRow, ResultRow, RunRow, SeriesRow, State, StudyRunRow, table_of
-from db.views import frontier_rows
-from studies.metrics import fewshot_accuracy
+from db.left_out import excluded, runs_behind
+from db.series import AVG5, Series, is_a_mean, mean_of, series_of, series_with
+from db.spread import spread_of
 
-
-@dataclass(frozen=True)
-class Series:
-    """Points of a study that may be compared."""
-
-    id: int
-    study_id: int
-    kind: str
-    metric: str
-    dataset: str
-    split: str
-    image_size: int
-    direction: int
-    points: int
-
-    @property
-    def transfer(self) -> str | None:
-        """What the study calls the transfer after which it was measured; None for the pre-trained models."""
-        return None if self.kind in ("evaluate", "fewshot") else self.kind
+__all__ = [
+    "AVG5",
+    "AXES",
+    "FrontierPoint",
+    "Point",
+    "Series",
+    "excluded",
+    "frontier",
+    "is_a_mean",
+    "mean_of",
+    "points_of",
+    "series_of",
+]
 
 
 @dataclass(frozen=True)
@@ -48,17 +41,25 @@ class Point:
     family: str
     model: str
     cost: float
+    """On the axis that was asked for."""
     quality: float
     value: float
     sd: float | None
     seeds: int
-    epochs: float
-    data_rows: int
-    parameters: int
+    epochs: float | None
+    data_rows: int | None
+    parameters: int | None
     sweep: str | None
     searched: str | None
     runs: tuple[str, ...]
-    """Keys of the evaluations that it is the mean of."""
+    """Keys of the evaluations that it is the mean of; of an imported one, those of the imported results."""
+    images: float | None = None
+    forward_flops: float | None = None
+    device_seconds: float | None = None
+    device: str | None = None
+    money: float | None = None
+    external: bool = False
+    pretraining: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,158 +70,125 @@ class FrontierPoint:
     family: str
     model: str
     cost: float
+    """On the axis that was asked for."""
     quality: float
     value: float
     sd: float | None
     seeds: int
-    epochs: float
-    data_rows: int
-    parameters: int
+    epochs: float | None
+    data_rows: int | None
+    parameters: int | None
     runs: tuple[str, ...]
     """Keys of the evaluations that it is the mean of, those of `same` included."""
     same: tuple[str, ...]
     """Other configurations of exactly this cost and quality."""
+    training: str = ""
+    images: float | None = None
+    forward_flops: float | None = None
+    device_seconds: float | None = None
+    device: str | None = None
+    money: float | None = None
+    external: bool = False
+    pretraining: str = ""
 
 
-def series_of(connection: Connection, study_id: int) -> list[Series]:
-    """The series of a study that have results."""
-    count = select(func.count()).where(PointRow.series_id == SeriesRow.id).scalar_subquery().label("points")
-    rows = connection.execute(select(*table_of(SeriesRow).c, count).where(SeriesRow.study_id == study_id))
-    return sorted(
-        (Series(**row._mapping) for row in rows),
-        key=lambda series: (series.kind, series.metric, series.dataset, series.split, series.image_size),
-    )
+AnyPoint = TypeVar("AnyPoint", Point, FrontierPoint)
+_OF_POINT = [field.name for field in fields_of(Point) if field.name != "runs"]
+_OF_FRONTIER = [field.name for field in fields_of(FrontierPoint) if field.name not in ("runs", "same")]
 
 
-def points_of(connection: Connection, series_id: int) -> list[Point]:
-    """The points of a series, the cheapest first, of equal cost the best first."""
-    columns = [column for column in table_of(PointRow).c if column.name != "series_id"]
+def points_of(
+    connection: Connection, series: Series | int, axis: str = "flops", prices: Prices | None = None
+) -> list[Point]:
+    """The points of a series with a known cost on this axis, the cheapest first, of equal cost the best first.
+
+    series: its id will do for one that is no mean.
+    Raises ValueError for an axis that is none, or a price that is no positive number.
+    """
+    series = _series(connection, series)
+    points = points_on(series, axis, prices)
     query = (
-        select(*columns)
-        .where(PointRow.series_id == series_id)
-        .order_by(PointRow.cost, PointRow.quality.desc(), PointRow.configuration)
+        select(*(points.c[name] for name in _OF_POINT))
+        .where(points.c.cost.is_not(None))
+        .order_by(points.c.cost, points.c.quality.desc(), points.c.configuration)
     )
     rows = connection.execute(query).all()
-    runs = _runs_behind(connection, series_id, [row.configuration for row in rows])
-    return [Point(**row._mapping, runs=runs[row.configuration]) for row in rows]
+    runs = runs_behind(connection, series, [row.configuration for row in rows])
+    return _spread(connection, series, [Point(**row._mapping, runs=runs[row.configuration]) for row in rows])
 
 
-def frontier(connection: Connection, series_id: int, by_family: bool = False) -> list[FrontierPoint]:
+def frontier(
+    connection: Connection,
+    series: Series | int,
+    by_family: bool = False,
+    axis: str = "flops",
+    prices: Prices | None = None,
+) -> list[FrontierPoint]:
     """The configurations of a series on the frontier, the cheapest first; of equal cost and quality one names all.
 
     by_family: of each family its own frontier, one family after the other. Otherwise of all families together.
+    Over training FLOPs it stands already, as long as it is; on another axis, or of a mean, all points are read.
+    Raises ValueError as `points_of`.
     """
-    query = text(frontier_rows(connection.dialect.name, "WHERE s.id = :series_id"))
-    rows = connection.execute(query, {"series_id": series_id}).all()
+    series = _series(connection, series)
+    if axis == "flops" and not series.parts:
+        led: Sequence[AnyRow] = connection.execute(_STANDING, {"series_id": series.id}).all()
+        kept = list(led) if by_family else _unbeaten(led)
+    else:
+        kept = _by_window(connection, series, by_family, axis, prices)
 
     def place(row: AnyRow) -> tuple[Any, ...]:
         return (row.family if by_family else "", row.cost, -row.quality)
 
-    kept = sorted((row for row in rows if by_family or row.pooled), key=lambda row: (place(row), row.configuration))
-    runs = _runs_behind(connection, series_id, [row.configuration for row in kept])
-    points = []
-    for _, equals in groupby(kept, key=place):
-        first, *others = equals
-        same = tuple(row.configuration for row in others)
-        points.append(
-            FrontierPoint(
-                configuration=first.configuration,
-                family=first.family,
-                model=first.model,
-                cost=first.cost,
-                quality=first.quality,
-                value=first.value,
-                sd=first.sd,
-                seeds=first.seeds,
-                epochs=first.epochs,
-                data_rows=first.data_rows,
-                parameters=first.parameters,
-                runs=tuple(key for of in (first.configuration, *same) for key in runs[of]),
-                same=same,
-            )
-        )
-    return points
+    kept.sort(key=lambda row: (place(row), row.configuration))
+    runs = runs_behind(connection, series, [row.configuration for row in kept])
+    found = [_frontier_point(list(equals), runs) for _, equals in groupby(kept, key=place)]
+    return _spread(connection, series, found)
 
 
-def excluded(connection: Connection, series: Series) -> list[tuple[str, list[str]]]:
-    """The runs of a study that belong into a series and are not in it: (reason, keys) for each reason that there is."""
-    query = (
-        select(
-            RunRow.key,
-            RunRow.kind,
-            RunRow.state,
-            RunRow.definition,
-            RunRow.train_flops,
-            ResultRow.metric,
-            ResultRow.value,
-        )
-        .join(StudyRunRow, StudyRunRow.run_id == RunRow.id)
-        .outerjoin(
-            ResultRow,
-            (ResultRow.run_id == RunRow.id)
-            & (ResultRow.metric == series.metric)
-            & (ResultRow.dataset == series.dataset)
-            & (ResultRow.split == series.split)
-            & (ResultRow.image_size == series.image_size),
-        )
-        .where(
-            StudyRunRow.study_id == series.study_id,
-            kind_of_series == series.kind,
-            makes_points,
-            RunRow.dataset == series.dataset,
-            RunRow.split == series.split,
-            RunRow.image_size == series.image_size,
-        )
-        .order_by(StudyRunRow.position)
+def _series(connection: Connection, series: Series | int) -> Series:
+    return series_with(connection, series) if isinstance(series, int) else series
+
+
+def _spread(connection: Connection, series: Series, points: list[AnyPoint]) -> list[AnyPoint]:
+    """The points of a mean with their standard deviation, where it is known: it does not follow from the parts'."""
+    if not series.parts or all(point.seeds < 2 for point in points):
+        return points
+    known = spread_of(connection, series)
+    return [replace(point, **known[of]._asdict()) if (of := point.pretraining) in known else point for point in points]
+
+
+_STANDING = text(f"SELECT {', '.join(_OF_FRONTIER)} FROM point WHERE leads AND series_id = :series_id")
+"""Text, because SQLite finds the index by the bare word of its condition."""
+
+
+def _unbeaten(led: Sequence[AnyRow]) -> list[AnyRow]:
+    """Of the points on the frontiers of families those that no other family's beat."""
+    kept: list[AnyRow] = []
+    for row in sorted(led, key=lambda row: (row.cost, -row.quality)):
+        if not kept or row.quality > kept[-1].quality or (row.cost, row.quality) == (kept[-1].cost, kept[-1].quality):
+            kept.append(row)
+    return kept
+
+
+def _by_window(
+    connection: Connection, series: Series, by_family: bool, axis: str, prices: Prices | None
+) -> list[AnyRow]:
+    """A frame of groups ends before all that cost and are worth the same: exact duplicates are on it together."""
+    points = points_on(series, axis, prices)
+    best_before = func.max(points.c.quality).over(
+        partition_by=points.c.family if by_family else None,
+        order_by=[points.c.cost, points.c.quality.desc()],
+        groups=(None, -1),
     )
-    reasons: dict[str, list[str]] = {
-        reason: []
-        for reason in ("failed", "blocked", "cancelled", "not finished", "not a finite number", "no known cost")
-    }
-    for row in connection.execute(query):
-        reason = _reason(row, series)
-        if reason is not None:
-            reasons[reason].append(row.key)
-    return [(reason, keys) for reason, keys in reasons.items() if keys]
+    columns = [points.c[name] for name in _OF_FRONTIER]
+    ranked = select(*columns, best_before.label("best_before")).where(points.c.cost.is_not(None)).subquery()
+    on_it = ranked.c.best_before.is_(None) | (ranked.c.quality > ranked.c.best_before)
+    return list(connection.execute(select(*(ranked.c[name] for name in _OF_FRONTIER)).where(on_it)))
 
 
-def _reason(row: AnyRow, series: Series) -> str | None:
-    if row.state == State.DONE:
-        if row.metric is None:
-            return None  # it measures something else
-        if row.value is None:
-            return "not a finite number"
-        return None if is_a_cost(row.train_flops) else "no known cost"
-    # A transfer has one kind of series for whatever measures it.
-    if row.kind == "fewshot":
-        shots = json.loads(row.definition).get("shots", [])
-        if series.metric not in [fewshot_accuracy(n) for n in shots]:
-            return None
-    elif series.metric.endswith("shot"):
-        return None
-    if row.state in (State.FAILED, State.BLOCKED, State.CANCELLED):
-        return str(row.state)
-    return "not finished"
-
-
-def _runs_behind(connection: Connection, series_id: int, configurations: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The keys of the runs whose values are in each point, in the order of the study."""
-    found: dict[str, list[str]] = {configuration: [] for configuration in configurations}
-    for chunk in wanting.chunks(configurations):
-        query = (
-            select(RunRow.configuration, RunRow.key)
-            .join(SeriesRow, SeriesRow.id == series_id)
-            .join(StudyRunRow, (StudyRunRow.run_id == RunRow.id) & (StudyRunRow.study_id == SeriesRow.study_id))
-            .join(
-                ResultRow,
-                (ResultRow.run_id == RunRow.id)
-                & (ResultRow.metric == SeriesRow.metric)
-                & (ResultRow.dataset == SeriesRow.dataset)
-                & (ResultRow.split == SeriesRow.split),
-            )
-            .where(RunRow.configuration.in_(chunk), RunRow.state == State.DONE, ResultRow.value.is_not(None))
-            .order_by(StudyRunRow.position)
-        )
-        for row in connection.execute(query):
-            found[row.configuration].append(row.key)
-    return {configuration: tuple(keys) for configuration, keys in found.items()}
+def _frontier_point(equals: Sequence[AnyRow], runs: dict[str, tuple[str, ...]]) -> FrontierPoint:
+    # Text that is sent to SQLite brings no types: its booleans come as numbers.
+    fields = {**dict(zip(_OF_FRONTIER, equals[0], strict=True)), "external": bool(equals[0].external)}
+    names = [row.configuration for row in equals]
+    return FrontierPoint(**fields, runs=tuple(key for name in names for key in runs[name]), same=tuple(names[1:]))

@@ -6,6 +6,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, inspect, text
 
+from db import points
 from db.tables import SCHEMA, VERSION_TABLE
 
 _LOCK = 0x76697473
@@ -54,3 +55,5 @@ def _run_migrations(connection: Connection) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    # Points are derived, as views are: what a newer version derives anew, older stores get by being derived again.
+    points.rebuild(connection)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from sqlalchemy import BigInteger, Double, ForeignKey, Index, String, Table, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 """The newest migration. A store that names a higher one belongs to a newer version of this program."""
 VERSION_TABLE = "vitscale_version"
 """Ours alone: Optuna keeps its own `alembic_version` in the same database."""
@@ -336,10 +336,12 @@ class PointRow(Base):
     """Of the evaluation."""
     training: Mapped[str] = mapped_column(String(64))
     """The configuration of the training that was evaluated: shared by its points in all series."""
+    pretraining: Mapped[str] = mapped_column(String(64), server_default="")
+    """That of the pre-training below it, or the same: shared by what fine-tunings on several data sets made of it."""
     family: Mapped[str]
     model: Mapped[str]
-    cost: Mapped[float]
-    """Training FLOPs, > 0."""
+    cost: Mapped[float | None]
+    """Training FLOPs, > 0; NULL where an imported result has another cost alone."""
     quality: Mapped[float]
     """direction * value: more is better."""
     value: Mapped[float]
@@ -347,9 +349,24 @@ class PointRow(Base):
     sd: Mapped[float | None]
     """Sample standard deviation; NULL for one seed."""
     seeds: Mapped[int]
-    epochs: Mapped[float]
-    data_rows: Mapped[int] = mapped_column(BigInteger)
-    parameters: Mapped[int] = mapped_column(BigInteger)
+    epochs: Mapped[float | None]
+    data_rows: Mapped[int | None] = mapped_column(BigInteger)
+    parameters: Mapped[int | None] = mapped_column(BigInteger)
+    images: Mapped[float | None]
+    """Training images seen, repeats counted."""
+    forward_flops: Mapped[float | None]
+    """FLOPs of the network that was measured, for one image."""
+    device_seconds: Mapped[float | None]
+    """Of the pre-training, its trunks included, mean over the seeds: worker time times the devices of its place, which
+    are its GPUs, or where it has none its CPU cores. NULL where the time of a part is not known."""
+    device: Mapped[str | None]
+    """The kind of device that the time is of; NULL where there were several, or none is known."""
+    money: Mapped[float | None]
+    """As imported, in whatever currency; what own runs cost follows from their time and a price."""
+    external: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Imported: no run of this store stands behind it."""
+    leads: Mapped[bool] = mapped_column(server_default=text("false"))
+    """On the frontier of its family over training FLOPs: the triggers of `db/standing.py` keep it true."""
     sweep: Mapped[str | None]
     searched: Mapped[str | None]
 
@@ -357,6 +374,83 @@ class PointRow(Base):
 # The frontier walks along this index and looks at nothing else. It is narrow so that a million points fit into memory:
 # with the configuration in it, PostgreSQL took three times as long.
 Index("point_frontier", PointRow.series_id, PointRow.family, PointRow.cost, PointRow.quality.desc())
+
+# The standing frontiers: as long as they are, however many points there are.
+Index(
+    "point_leads",
+    PointRow.series_id,
+    PointRow.family,
+    PointRow.cost,
+    PointRow.quality,
+    sqlite_where=text("leads"),
+    postgresql_where=text("leads"),
+)
+
+
+class ExternalRow(Base):
+    """A published or foreign result that was imported beside a study's own: no run, and never worked on."""
+
+    __tablename__ = "external"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    key: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of what it says: importing it again changes nothing."""
+    configuration: Mapped[str] = mapped_column(String(64))
+    """Shared by the seeds of a label's value in a series."""
+    training: Mapped[str] = mapped_column(String(64))
+    """Shared by the values of one network in all series."""
+    source: Mapped[str]
+    """The file that it is from, and the row there."""
+    kind: Mapped[str]
+    """With `metric`, `dataset`, `split` and `image_size`: the series that it stands in."""
+    metric: Mapped[str]
+    dataset: Mapped[str]
+    split: Mapped[str]
+    image_size: Mapped[int]
+    family: Mapped[str]
+    model: Mapped[str]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    value: Mapped[float | None]
+    """NULL: not a finite number."""
+    train_flops: Mapped[float | None]
+    device_seconds: Mapped[float | None]
+    money: Mapped[float | None]
+    images: Mapped[float | None]
+    forward_flops: Mapped[float | None]
+    parameters: Mapped[int | None] = mapped_column(BigInteger)
+    data_rows: Mapped[int | None] = mapped_column(BigInteger)
+    epochs: Mapped[float | None]
+    imported_at: Mapped[float]
+
+    __table_args__ = (UniqueConstraint("study_id", "key", name="external_once_a_study"),)
+
+
+class LawRow(Base):
+    """A fitted law, bound to the exact results that it was fitted on."""
+
+    __tablename__ = "law"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    key: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of all that decides its digits: form, options, version of the code and `points_digest`."""
+    points_digest: Mapped[str] = mapped_column(String(64))
+    """SHA-256 over the keys, costs and values of the runs that it was fitted on."""
+    form: Mapped[str]
+    family: Mapped[str | None]
+    kind: Mapped[str]
+    metric: Mapped[str]
+    dataset: Mapped[str]
+    split: Mapped[str]
+    image_size: Mapped[int]
+    answer: Mapped[str]
+    """JSON, as `vitscale fit --json` prints it."""
+    draws: Mapped[str]
+    """JSON: the parameters of each bootstrap replicate, from which bands follow."""
+    fitted_at: Mapped[float]
+
+    __table_args__ = (UniqueConstraint("study_id", "key", name="law_once_a_study"),)
 
 
 def table_of(row: type[Base]) -> Table:

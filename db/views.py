@@ -1,10 +1,27 @@
-"""The SQL text of the store's views, and of the frontier that the views and `db/answers.py` share.
+"""The SQL text of the store's views, and of the frontiers that the views and other queries share.
 
-A view is code: each upgrade drops all of them and makes those of this file. Changing one here takes a new migration, if
-only an empty one, so that stores take notice.
+A view is code, and so is a trigger (`db/standing.py`): each upgrade drops all of them and makes those of today.
+Changing one takes a new migration, if only an empty one, so that stores take notice.
 """
 
+from db import standing
+
 NAMES = ("frontier", "run_summary", "sweep_best")
+
+
+COLUMNS = (
+    *("series_id", "configuration", "training", "pretraining", "family", "model", "cost", "quality", "value", "sd"),
+    *("seeds", "epochs", "data_rows", "parameters", "images", "forward_flops", "device_seconds", "device", "money"),
+    *("external", "sweep", "searched"),
+)
+"""Of a point, but for `leads`."""
+
+
+_POOLED = """coalesce(p.quality > max(p.quality) OVER (
+    PARTITION BY p.series_id ORDER BY p.cost, p.quality DESC GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+), true) AS pooled"""
+"""Of points on their family's frontier, all of those of a series: whether it is better than all that are cheaper. The
+frame ends before those of the same cost and quality, which are on a frontier together."""
 
 
 def frontier_rows(dialect: str, where: str = "") -> str:
@@ -14,7 +31,7 @@ def frontier_rows(dialect: str, where: str = "") -> str:
 
     Columns: those of point, and `pooled`, true where no point of any family beats it. From a point on the frontier, the
     next one is the first along the index (series_id, family, cost, quality DESC) that costs more and is better: one
-    pass over the index, whatever the length of the frontier.
+    pass over the index, whatever the length of the frontier. It trusts no flag: what stands is checked by it.
     """
     return f"""
 WITH RECURSIVE families(series_id, family) AS (
@@ -23,15 +40,8 @@ WITH RECURSIVE families(series_id, family) AS (
     SELECT f.series_id, (SELECT min(p.family) FROM point p WHERE p.series_id = f.series_id AND p.family > f.family)
     FROM families f WHERE f.family IS NOT NULL
 ), {_JUMP[dialect]}
-SELECT
-    series_id, configuration, training, family, model, cost, quality, value, sd, seeds, epochs, data_rows, parameters,
-    sweep, searched, max(leads) OVER (PARTITION BY series_id, cost, quality) = 1 AS pooled
-FROM (
-    SELECT p.*, CASE WHEN p.quality <= max(p.quality) OVER (
-        PARTITION BY p.series_id ORDER BY p.cost, p.quality DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-    ) THEN 0 ELSE 1 END AS leads
-    FROM {_POINTS[dialect]}
-) led
+SELECT {", ".join(f"p.{name}" for name in COLUMNS)}, {_POOLED}
+FROM {_POINTS[dialect]}
 """
 
 
@@ -43,7 +53,7 @@ _JUMP = {
     SELECT f.series_id, f.family, n.cost, n.quality
     FROM families f CROSS JOIN LATERAL (
         SELECT p.cost, p.quality FROM point p
-        WHERE p.series_id = f.series_id AND p.family = f.family
+        WHERE p.series_id = f.series_id AND p.family = f.family AND p.cost > 0
         ORDER BY p.cost, p.quality DESC LIMIT 1
     ) n
     UNION ALL
@@ -57,7 +67,7 @@ _JUMP = {
     "sqlite": """jump(place) AS (
     SELECT (
         SELECT p.rowid FROM point p
-        WHERE p.series_id = f.series_id AND p.family = f.family
+        WHERE p.series_id = f.series_id AND p.family = f.family AND p.cost > 0
         ORDER BY p.cost, p.quality DESC LIMIT 1
     ) FROM families f WHERE f.family IS NOT NULL
     UNION ALL
@@ -84,24 +94,28 @@ JOIN point p ON p.series_id = a.series_id AND p.family = a.family AND p.cost = a
 
 _FRONTIER_COLUMNS = """
     study.name AS study, series.kind, series.metric, series.dataset, series.split, series.image_size, f.family, f.model,
-    f.cost, f.value, f.sd, f.seeds, f.epochs, f.data_rows, f.parameters, f.configuration, f.training, f.pooled
+    f.cost, f.value, f.sd, f.seeds, f.epochs, f.data_rows, f.parameters, f.configuration, f.training, f.pooled,
+    f.images, f.forward_flops, f.device_seconds, f.device, f.money, f.external
 """
 
-# PostgreSQL walks the frontiers of the studies that a WHERE on the view leaves; SQLite, without LATERAL, walks all.
+# The standing frontiers. PostgreSQL reads those of the studies that a WHERE on the view leaves; SQLite, without
+# LATERAL, reads all, and of all so little that it is in the index.
 _FRONTIER = {
     "postgresql": f"""
 CREATE VIEW frontier AS
 SELECT {_FRONTIER_COLUMNS}
 FROM study
 JOIN series ON series.study_id = study.id
-CROSS JOIN LATERAL ({frontier_rows("postgresql", "WHERE s.id = series.id")}) f
+CROSS JOIN LATERAL (SELECT p.*, {_POOLED} FROM point p WHERE p.leads AND p.series_id = series.id) f
 """,
     "sqlite": f"""
 CREATE VIEW frontier AS
-SELECT {_FRONTIER_COLUMNS}
+SELECT {_FRONTIER_COLUMNS.replace("f.pooled", "leading.pooled")}
 FROM study
 JOIN series ON series.study_id = study.id
-JOIN ({frontier_rows("sqlite")}) f ON f.series_id = series.id
+JOIN (SELECT p.rowid AS place, p.series_id, {_POOLED} FROM point p WHERE p.leads) leading
+    ON leading.series_id = series.id
+JOIN point f ON f.rowid = leading.place
 """,
 }
 
@@ -193,10 +207,10 @@ _SWEEP_BEST = f"CREATE VIEW sweep_best AS {_SWEPT} UNION ALL {_SEARCHED}"
 
 
 def create(dialect: str) -> list[str]:
-    """The statements that make the views."""
-    return [_FRONTIER[dialect], _RUN_SUMMARY, _SWEEP_BEST]
+    """The statements that make the views and the triggers."""
+    return [_FRONTIER[dialect], _RUN_SUMMARY, _SWEEP_BEST, *standing.create(dialect)]
 
 
 def drop() -> list[str]:
-    """The statements that remove them: a table under a view cannot be rebuilt."""
+    """The statements that remove the views: a table under a view cannot be rebuilt. Triggers are replaced."""
     return [f"DROP VIEW IF EXISTS {name}" for name in NAMES]

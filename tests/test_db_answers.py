@@ -169,6 +169,19 @@ def test_the_frontier_looks_at_its_index_only(store: Store) -> None:
         assert "Seq Scan on point" not in plan
 
 
+def test_the_standing_frontier_looks_at_the_index_of_leaders_only(store: Store) -> None:
+    points = [(family, float(n), float(n % 97)) for n in range(3000) for family in ("ResNet", "ViT")]
+    with store.begin() as c:
+        cloud(c, points)
+        c.execute(text("ANALYZE"))
+        explain = "EXPLAIN QUERY PLAN" if store.dialect == "sqlite" else "EXPLAIN"
+        for query in ("FROM frontier WHERE study = 'cloud'", "FROM point WHERE leads AND series_id = 1"):
+            plan = "\n".join(str(row[-1]) for row in c.execute(text(f"{explain} SELECT cost {query}")))
+            assert "point_leads" in plan, plan
+            assert "point_frontier" not in plan
+            assert "Seq Scan on point" not in plan
+
+
 def study_with_one_of_each(connection: Connection) -> tuple[int, dict[str, str]]:
     """A study whose evaluations are in all states; the key of each by its state."""
     trainings = [training(seed=0, width=8 * (n + 1)) for n in range(6)]

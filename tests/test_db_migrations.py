@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,36 @@ OLDER = (
     " VALUES (1, 'accuracy', 'digits', 'test', 8, 0.5)",
 )
 """Rows of a store of schema 0002."""
+_RUN = (
+    "INSERT INTO run (key, kind, configuration, definition, model, family, seed, dataset, split, image_size, data_rows,"
+    " epochs, steps, parameters, flops, train_flops, images, cpus, gpus, priority, state, created_at, upstream_id,"
+    " seconds) VALUES"
+)
+OLDER_POINTS = (
+    OLDER[0],
+    f"""{_RUN} ('{"1" * 64}', 'train', '{"c" * 64}', '{{"examples": 150}}', 'ViT-8', 'ViT', 0, 'digits', 'train', 8,
+    100, 1.5, 2, 3, 600, 600, 150, 4, 0, 0, 'done', 1, NULL, 2.5)""",
+    f"""{_RUN} ('{"2" * 64}', 'train', '{"d" * 64}', '{{"examples": 300}}', 'ViT-8', 'ViT', 0, 'digits', 'train', 8,
+    100, 3.0, 2, 3, 1200, 1200, 300, 4, 0, 0, 'done', 1, 1, 3)""",
+    f"""{_RUN} ('{"3" * 64}', 'evaluate', '{"e" * 64}', '{{}}', 'ViT-8', 'ViT', 0, 'digits', 'test', 8, 100,
+    1.5, 0, 3, 40, 600, 10, 4, 0, 0, 'done', 1, 1, 1)""",
+    f"""{_RUN} ('{"4" * 64}', 'evaluate', '{"f" * 64}', '{{}}', 'ViT-8', 'ViT', 0, 'digits', 'test', 8, 100,
+    3.0, 0, 3, 40, 1200, 10, 4, 0, 0, 'done', 1, 2, 1)""",
+    "INSERT INTO study_run (study_id, run_id, position) VALUES (1, 1, 0), (1, 2, 1), (1, 3, 2), (1, 4, 3)",
+    "INSERT INTO attempt (run_id, fence, owner, host, pid, device, started_at, first_step)"
+    " VALUES (1, 1, 'a', 'here', 1, 'cpu', 1, 0), (2, 1, 'a', 'here', 1, 'cpu', 1, 0)",
+    "INSERT INTO result (run_id, metric, dataset, split, image_size, value)"
+    " VALUES (3, 'accuracy', 'digits', 'test', 8, 0.5), (4, 'accuracy', 'digits', 'test', 8, 0.5)",
+    "INSERT INTO series (study_id, kind, metric, dataset, split, image_size, direction)"
+    " VALUES (1, 'evaluate', 'accuracy', 'digits', 'test', 8, 1)",
+    *(
+        "INSERT INTO point (series_id, configuration, training, family, model, cost, quality, value, seeds, epochs,"
+        f" data_rows, parameters) VALUES (1, '{of * 64}', '{training * 64}', 'ViT', 'ViT-8', {cost}, 0.5, 0.5, 1, 1,"
+        " 100, 3)"
+        for of, training, cost in (("e", "c", 600), ("f", "d", 1200))
+    ),
+)
+"""Rows of a store of schema 0003: two trainings, the second of which starts from the first, and their accuracies."""
 
 
 def schema_text(connection: Connection) -> list[tuple[str, ...]]:
@@ -49,6 +80,25 @@ def schema_text(connection: Connection) -> list[tuple[str, ...]]:
     rows = [*tables, *indexes]
     ours = (VERSION_TABLE, *views.NAMES)
     return sorted(tuple(map(str, row)) for row in rows if not set(map(str, row)) & set(ours))
+
+
+def older_store(url: str, schema: str, rows: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a store of an older schema with these rows."""
+    if url.startswith("sqlite"):
+        Path(make_url(url).database or "").parent.mkdir()
+    engine = create_engine(url)
+    with engine.begin() as c:
+        config = Config()
+        config.set_main_option("path_separator", "os")
+        config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
+        config.attributes["connection"] = c
+        with monkeypatch.context() as older:
+            # The views of today name columns that the tables of then did not have.
+            older.setattr(views, "create", lambda dialect: ["CREATE VIEW sweep_best AS SELECT sweep FROM study_run"])
+            command.upgrade(config, schema)
+        for statement in rows:
+            c.execute(text(statement))
+    engine.dispose()
 
 
 def test_migrations_give_exactly_the_tables_of_the_code(store: Store) -> None:
@@ -86,21 +136,7 @@ def test_the_newest_migration_is_the_schema_of_the_code() -> None:
 def test_the_upgrade_to_searches_keeps_the_runs_and_results_of_an_older_store(
     empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if empty_url.startswith("sqlite"):
-        Path(make_url(empty_url).database or "").parent.mkdir()
-    engine = create_engine(empty_url)
-    with engine.begin() as c:
-        config = Config()
-        config.set_main_option("path_separator", "os")
-        config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
-        config.attributes["connection"] = c
-        with monkeypatch.context() as older:
-            # The views of today name columns that the tables of then did not have.
-            older.setattr(views, "create", lambda dialect: ["CREATE VIEW sweep_best AS SELECT sweep FROM study_run"])
-            command.upgrade(config, "0002")
-        for statement in OLDER:
-            c.execute(text(statement))
-    engine.dispose()
+    older_store(empty_url, "0002", OLDER, monkeypatch)
     store = Store.open(empty_url)
     with store.begin() as c:
         assert migrate.version(c) == SCHEMA
@@ -111,6 +147,26 @@ def test_the_upgrade_to_searches_keeps_the_runs_and_results_of_an_older_store(
         first = training()
         builders.submit(c, [first], searches=[search(first)])
         assert [each.study for each in searches.undecided(c, None)] == ["tiny"]
+    store.dispose()
+
+
+def test_the_upgrade_to_answers_gives_the_points_of_an_older_store_their_other_costs_and_their_lead(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older_store(empty_url, "0003", OLDER_POINTS, monkeypatch)
+    store = Store.open(empty_url)
+    with store.begin() as c:
+        columns = "training, pretraining, cost, images, forward_flops, device_seconds, device, money, external, leads"
+        rows = c.execute(text(f"SELECT {columns} FROM point ORDER BY cost")).all()
+        first, second = "c" * 64, "d" * 64
+        assert [tuple(row) for row in rows] == [
+            (first, first, 600.0, 150.0, 4.0, 10.0, "cpu", None, False, True),
+            (second, second, 1200.0, 300.0, 4.0, 22.0, "cpu", None, False, False),
+        ]
+        query = text("SELECT configuration, pooled FROM frontier WHERE study = 'old'")
+        assert [tuple(row) for row in c.execute(query)] == [("e" * 64, True)]
+        c.execute(text("DELETE FROM point WHERE cost = 600"))
+        assert [row.configuration for row in c.execute(query)] == ["f" * 64]
     store.dispose()
 
 
