@@ -1,7 +1,7 @@
 """From what a command was given to what it works on: settings, an open store, a study or a run by name."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +33,52 @@ def opened_store(settings: "Settings", *, create: bool) -> Iterator["Store"]:
         store.dispose()
 
 
-def study_named(store: "Store", name: str) -> "answers.Study":
-    """The study of this name. Raises NotFound, with the nearest name that there is."""
+@contextmanager
+def study_store(settings: "Settings", name: str) -> Iterator[tuple["Store", "answers.Study"]]:
+    """The store and the study of this name in it, open for the length of a block: for commands that read.
+
+    A reference study that is not in the store, whether there is one or none, is put into one that lives as long as the
+    block, and a line on stderr says where it is from. Raises what `Store.open` and `study_named` raise.
+    """
+    from db.store import StoreMissing
+    from orchestrator.reports import NotFound
+    from studies import references
+
+    with ExitStack() as stack:
+        try:
+            store = stack.enter_context(opened_store(settings, create=False))
+            study = study_named(store, name, also=references.names())
+        except (StoreMissing, NotFound):
+            if name not in references.names():
+                raise
+            store = stack.enter_context(_reference_store(name))
+            study = study_named(store, name)
+        yield store, study
+
+
+@contextmanager
+def _reference_store(name: str) -> Iterator["Store"]:
+    """A store of its own with one reference study, gone at the end of the block."""
+    from tempfile import TemporaryDirectory
+
+    from db.store import default_url
+    from orchestrator import results_import, screen
+    from orchestrator.settings import settings
+
+    with TemporaryDirectory(prefix="vitscale-") as folder:
+        temporary = settings(default_url(Path(folder)), Path(folder))
+        with opened_store(temporary, create=True) as store:
+            reference = results_import.prepare_reference(name, name)
+            results_import.put(store, reference)
+            screen.say(f"{name} comes with vitscale and is not in your store: {reference.source}")
+            yield store
+
+
+def study_named(store: "Store", name: str, also: Sequence[str] = ()) -> "answers.Study":
+    """The study of this name. Raises NotFound, with the nearest name that there is.
+
+    also: names that the user may have meant, although they are not in the store.
+    """
     from db import answers
     from orchestrator.reports import NotFound
     from studies.architectures import nearest
@@ -42,7 +86,7 @@ def study_named(store: "Store", name: str) -> "answers.Study":
     with store.read() as connection:
         found = answers.study_named(connection, name)
         if found is None:
-            names = [study.name for study in answers.studies(connection)]
+            names = [*(study.name for study in answers.studies(connection)), *also]
             cure = nearest(name, names) if names else "; begin with: vitscale submit STUDY.yaml"
             raise NotFound(f"no study '{name}' in {store.url}{cure}")
     return found
