@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from _typeshed import DataclassInstance
+
+    R = TypeVar("R", bound=DataclassInstance)
 
 FORMATS = (".csv", ".parquet", ".json")
 
@@ -28,7 +30,7 @@ def write(path: Path, kind: "type[DataclassInstance]", rows: "Sequence[Dataclass
     """
     check_format(path)
     if path.suffix.lower() == ".parquet":
-        _write_parquet(path, kind, rows)
+        path.write_bytes(as_parquet(kind, rows))
     else:
         text = as_json(rows) if path.suffix.lower() == ".json" else as_csv(kind, rows)
         path.write_text(text, encoding="utf-8")
@@ -55,13 +57,49 @@ def _flat(value: Any) -> Any:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def _write_parquet(path: Path, kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]") -> None:
+def as_parquet(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]") -> bytes:
+    """A Parquet file. The same rows give the same bytes, with the same version of PyArrow."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    schema = _schema(kind)
+    columns = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in schema]
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), buffer, compression="zstd")
+    return bytes(buffer.getvalue())
+
+
+def from_parquet(kind: "type[R]", content: bytes, *, most_rows: int) -> "tuple[R, ...]":
+    """The rows of a file that `as_parquet` made: instances of the dataclass `kind`, whose fields are no tuples.
+
+    Raises ValueError for what is no such file, for other columns or types, for a missing value where none may be, and
+    for more rows than `most_rows`: they are counted before they are read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema(kind)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+        if file.metadata.num_rows > most_rows:
+            raise ValueError(f"it has {file.metadata.num_rows:,} rows, and {most_rows:,} are allowed")
+        if not file.schema_arrow.equals(schema):
+            raise ValueError("its columns are others")
+        table = file.read()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError("it is no whole Parquet file") from error
+    for name, column in zip(schema.names, table.columns, strict=True):
+        if column.null_count and not schema.field(name).nullable:
+            raise ValueError(f"a value of its column {name} is missing")
+    return tuple(kind(*values) for values in zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def _schema(kind: "type[DataclassInstance]") -> "pa.Schema":
+    import pyarrow as pa
+
     hints = get_type_hints(kind)
-    schema = pa.schema([_parquet_column(field.name, hints[field.name]) for field in fields(kind)])
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), path)
+    return pa.schema([_parquet_column(field.name, hints[field.name]) for field in fields(kind)])
 
 
 def _parquet_column(name: str, hint: Any) -> "pa.Field":

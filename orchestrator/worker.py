@@ -231,12 +231,18 @@ class Worker:
 
     def _place(self, claim: ledger.Claim) -> Place:
         root = self.settings.checkpoints
+        upstream = root / claim.upstream_checkpoint if claim.upstream_checkpoint else None
+        if upstream is not None and claim.kind != "train" and not upstream.is_dir():
+            # A training that was imported, for one: capsules hold results and no weights.
+            raise CheckpointError(
+                f"the weights of its training are not here: copy {upstream} from where it was trained"
+            )
         return Place(
             device=self.device,
             folder=root / claim.key[:2] / claim.key / f"attempt-{claim.fence}",
             registry=load_registry(self.settings.datasets),
             resume=root / claim.checkpoint if claim.checkpoint else None,
-            upstream=root / claim.upstream_checkpoint if claim.upstream_checkpoint else None,
+            upstream=upstream,
             checkpoint_seconds=self.settings.checkpoint_seconds,
             any_numerics=self.settings.any_numerics,
             micro_batch=claim.micro_batch,

@@ -20,6 +20,20 @@ class Row:
     runs: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Flat:
+    name: str
+    share: float
+    count: int | None
+
+
+@dataclass(frozen=True)
+class Loose:
+    name: str | None
+    share: float
+    count: int | None
+
+
 ROWS = [
     Row('a, b\n"c"', 0.1 + 0.2, None, 2**53 + 1, True, ("ab", "cd")),
     Row("ü", 5e-324, None, 0, False, ()),
@@ -65,6 +79,26 @@ def test_no_rows_still_have_their_columns(ending: str, tmp_path: Path) -> None:
         assert pq.read_table(file).column_names == ["name", "share", "sd", "count", "mixed", "runs"]
     else:
         assert file.read_text() == {".csv": "name,share,sd,count,mixed,runs\n", ".json": "[]\n"}[ending]
+
+
+def test_parquet_reads_back_as_the_rows_and_equal_rows_are_equal_bytes() -> None:
+    flat = [Flat("a", 0.1 + 0.2, None), Flat("ü", 5e-324, 2**53 + 1)]
+    content = rows.as_parquet(Flat, flat)
+    assert rows.from_parquet(Flat, content, most_rows=2) == tuple(flat)
+    assert rows.as_parquet(Flat, list(flat)) == content
+    assert rows.from_parquet(Flat, rows.as_parquet(Flat, []), most_rows=0) == ()
+
+
+def test_parquet_of_other_columns_with_holes_or_too_many_rows_is_refused() -> None:
+    content = rows.as_parquet(Flat, [Flat("a", 1.0, None)] * 3)
+    with pytest.raises(ValueError, match="it has 3 rows, and 2 are allowed"):
+        rows.from_parquet(Flat, content, most_rows=2)
+    with pytest.raises(ValueError, match="its columns are others"):
+        rows.from_parquet(Row, content, most_rows=3)
+    with pytest.raises(ValueError, match="it is no whole Parquet file"):
+        rows.from_parquet(Flat, content[:-1], most_rows=3)
+    with pytest.raises(ValueError, match="its columns are others"):
+        rows.from_parquet(Flat, rows.as_parquet(Loose, [Loose(None, 1.0, None)]), most_rows=3)
 
 
 def test_another_ending_is_refused_before_anything_is_written(tmp_path: Path) -> None:
