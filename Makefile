@@ -22,7 +22,7 @@ check: .venv/.test
 	$(BIN)/lint-imports
 
 bench: .venv/.bench
-	for name in commands costs orchestration claims ledger_reads frontier training_step decoding loading importing duplicates subsets procedural fewshot stacked watching; do \
+	for name in commands costs orchestration claims ledger_reads frontier frontier_memory laws training_step decoding loading importing duplicates subsets procedural fewshot stacked watching; do \
 		$(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:
