@@ -13,6 +13,10 @@ from orchestrator import exits
 from orchestrator.cli_answers import answers
 from orchestrator.cli_data import data
 from orchestrator.cli_export import exports
+from orchestrator.cli_figures import figures_app
+from orchestrator.cli_laws import laws
+from orchestrator.cli_reading import reading
+from orchestrator.cli_results import results
 from orchestrator.cli_weights import weights
 from orchestrator.lookups import opened_store, run_named, settings_of, study_named
 from orchestrator.options import (
@@ -22,7 +26,6 @@ from orchestrator.options import (
     Folder_,
     Json_,
     OptionalName_,
-    Run_,
     Store_,
     Study_,
     Workers_,
@@ -46,7 +49,11 @@ app = typer.Typer(
     6 store or cluster unreachable, 130 Ctrl-C.""",
 )
 
+app.add_typer(reading)
 app.add_typer(answers)
+app.add_typer(laws)
+app.add_typer(figures_app)
+app.add_typer(results, name="results")
 app.add_typer(exports)
 app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
@@ -254,78 +261,6 @@ def cancel(
             opened, lambda connection: wishes.cancel(connection, study_id=study_id, run_ids=run_ids), seconds=60
         )
         screen.say(f"{counts['cancelled']} runs cancelled, {counts['stopping']} running ones asked to stop")
-
-
-# ----------------------------------------------------------------------------------------------------------- reading
-
-
-@app.command()
-def status(
-    study: OptionalName_ = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Print again every 2 seconds until all is done.")] = False,
-    store: Store_ = None,
-    folder: Folder_ = None,
-    json: Json_ = False,
-) -> None:
-    """Say how far the studies are. Reads the store alone: the cluster may be down.
-
-    Example:  vitscale status --watch
-    """
-    import time
-
-    from orchestrator import reports, screen
-
-    with opened_store(settings_of(store, folder), create=False) as opened:
-        while True:
-            report = reports.status(opened, study_named(opened, study).id if study else None)
-            if json:
-                screen.print_json(report.as_json())
-            else:
-                if watch:
-                    screen.OUT.clear()  # does nothing but on a terminal
-                screen.print_status(report.studies, report.running)
-                screen.print_failures(report.failed, report.counted("failed"))
-            if not watch or report.is_over:
-                return
-            time.sleep(2)
-
-
-@app.command()
-def show(run: Run_, store: Store_ = None, folder: Folder_ = None, json: Json_ = False) -> None:
-    """Show one run: its definition, attempts, results and checkpoint.
-
-    Example:  vitscale show 3f2a9c
-    """
-    from orchestrator import reports, screen
-
-    settings = settings_of(store, folder)
-    with opened_store(settings, create=False) as opened:
-        report = reports.run(opened, run_named(opened, run), settings)
-    if json:
-        screen.print_json(report)
-    else:
-        screen.print_run(report)
-
-
-@app.command()
-def logs(
-    run: Run_,
-    attempt: Annotated[int | None, typer.Option(help="Number of the attempt. Default: the last one.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
-    store: Store_ = None,
-    folder: Folder_ = None,
-) -> None:
-    """Print the log of a run's attempt, and the traceback if it failed.
-
-    Example:  vitscale logs 3f2a9c --follow
-    """
-    from orchestrator import reports, screen
-
-    settings = settings_of(store, folder)
-    with opened_store(settings, create=False) as opened:
-        found = run_named(opened, run)
-        for text in reports.log(opened, found, settings, attempt, follow=follow):
-            screen.OUT.out(text, end="", highlight=False)
 
 
 # ------------------------------------------------------------------------------------------------------------ shared

@@ -2,11 +2,11 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from db import answers, frontiers
+from db import answers
 from db.store import Store
 from orchestrator.settings import Settings
 from orchestrator.worker import log_path
@@ -152,138 +152,3 @@ def _is_live(store: Store, found: answers.Run, fence: int) -> bool:
         return any(
             attempt.fence == fence and attempt.ended_at is None for attempt in answers.attempts_of(connection, found.id)
         )
-
-
-# ----------------------------------------------------------------------------------------------------------- frontier
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """One frontier with all that stands behind it."""
-
-    study: answers.Study
-    series: frontiers.Series
-    points: list[frontiers.Point]
-    frontier: list[frontiers.FrontierPoint]
-    excluded: list[tuple[str, list[str]]]
-
-
-def frontier(
-    store: Store, study: answers.Study, wanted: Mapping[str, str | int | None], *, by_family: bool
-) -> Frontier:
-    """The frontier of one series of a study, of all families together or one for each.
-
-    wanted: fields of a series by name; None is any. Where several are left, accuracies go before other metrics, then
-    pre-trained models before transfers, then the test split before others.
-    Raises NotFound when no series matches, ValueError when more than one does.
-    """
-    with store.read() as connection:
-        found = frontiers.series_of(connection, study.id)
-        series = _one_series(study, found, {name: value for name, value in wanted.items() if value is not None})
-        return Frontier(
-            study=study,
-            series=series,
-            points=frontiers.points_of(connection, series.id),
-            frontier=frontiers.frontier(connection, series.id, by_family=by_family),
-            excluded=frontiers.excluded(connection, series),
-        )
-
-
-_PREFERRED = {"metric": "accuracy", "kind": "evaluate", "split": "test"}
-_OPTIONS = {
-    "kind": "--kind",
-    "metric": "--metric",
-    "dataset": "--data",
-    "split": "--split",
-    "image_size": "--image-size",
-}
-
-
-def _one_series(
-    study: answers.Study, found: list[frontiers.Series], wanted: Mapping[str, str | int]
-) -> frontiers.Series:
-    match = [series for series in found if all(getattr(series, name) == value for name, value in wanted.items())]
-    for name, value in _PREFERRED.items():
-        if name not in wanted and len(match) > 1:
-            match = [series for series in match if getattr(series, name) == value] or match
-    if len(match) == 1:
-        return match[0]
-    if not found:
-        raise NotFound(f"{study.name} has no results yet; see how far it is with: vitscale status {study.name}")
-    if match:
-        raise ValueError(
-            f"{study.name} has more than one such series, which must not be mixed: {_listed(match, wanted)}"
-        )
-    raise NotFound(f"{study.name} has no such series; it has: {_listed(found, {})}")
-
-
-def _listed(series: list[frontiers.Series], given: Mapping[str, str | int]) -> str:
-    """What to write to get each of these: what was given already, and the options that tell them apart."""
-    shown = [
-        name
-        for name in _OPTIONS
-        if name in given or name == "metric" or len({getattr(each, name) for each in series}) > 1
-    ]
-    return "; ".join(" ".join(f"{_OPTIONS[name]} {getattr(each, name)}" for name in shown) for each in series)
-
-
-@dataclass(frozen=True)
-class FrontierRow:
-    """A point of a frontier as a row of a file; the fields are explained in `db/tables.py`."""
-
-    study: str
-    kind: str
-    metric: str
-    dataset: str
-    split: str
-    image_size: int
-    family: str
-    model: str
-    cost: float
-    quality: float
-    value: float
-    sd: float | None
-    seeds: int
-    data_rows: int
-    epochs: float
-    parameters: int
-    configuration: str
-    runs: tuple[str, ...]
-    same: tuple[str, ...]
-
-
-def frontier_rows(found: Frontier) -> list[FrontierRow]:
-    """The frontier as rows for files."""
-    series = found.series
-    return [
-        FrontierRow(
-            study=found.study.name,
-            kind=series.kind,
-            metric=series.metric,
-            dataset=series.dataset,
-            split=series.split,
-            image_size=series.image_size,
-            **vars(point),
-        )
-        for point in found.frontier
-    ]
-
-
-def _labelled(point: dict[str, Any]) -> dict[str, Any]:
-    return {"label": point.pop("model"), **point}
-
-
-def frontier_json(found: Frontier) -> dict[str, Any]:
-    """The frontier for programs."""
-    series = found.series
-    return {
-        "study": found.study.name,
-        "kind": series.kind,
-        "metric": series.metric,
-        "dataset": series.dataset,
-        "split": series.split,
-        "image_size": series.image_size,
-        "configurations": series.points,
-        "points": [_labelled(asdict(point)) for point in found.frontier],
-        "excluded": [{"reason": reason, "count": len(keys), "runs": keys} for reason, keys in found.excluded],
-    }

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from db import answers, frontiers
+from db import answers
 from orchestrator import bill_lines, wording
 from studies.bill import Bill
 from studies.grid import Study
@@ -150,60 +150,6 @@ def print_failures(runs: Sequence[answers.Run], failed: int) -> None:
         say(f"failed: {failed - len(runs):,} more")
     if runs:
         say(f"read more with: vitscale logs {runs[0].key[:10]}; try again with: vitscale resume --failed")
-
-
-# ---------------------------------------------------------------------------------------------------------- frontier
-
-
-def print_frontier(
-    series: frontiers.Series, points: Sequence[frontiers.FrontierPoint], excluded: list[tuple[str, list[str]]]
-) -> None:
-    """The frontier as a table; what was left out, as messages."""
-    higher = series.direction > 0
-    unit, costs = wording.flops_column([point.cost for point in points])
-    columns = [
-        ("family", "left"),
-        ("model", "left"),
-        ("images", "right"),
-        ("epochs", "right"),
-        (unit, "right"),
-        (series.metric, "right"),
-        *([("error", "right")] if higher else []),
-        ("sd", "right"),
-        ("seeds", "right"),
-        ("parameters", "right"),
-        ("runs", "left"),
-    ]
-    print_table(
-        columns,
-        [
-            (
-                point.family,
-                point.model,
-                f"{point.data_rows:,}",
-                f"{point.epochs:g}",
-                cost,
-                wording.percent(point.value) if higher else f"{point.value:.4f}",
-                *([wording.percent(1 - point.value)] if higher else []),
-                "" if point.sd is None else wording.percent(point.sd) if higher else f"{point.sd:.4f}",
-                str(point.seeds),
-                f"{point.parameters:,}",
-                _some(point.runs, 2),
-            )
-            for point, cost in zip(points, costs, strict=True)
-        ],
-        title=f"{series.metric} on {series.dataset} {series.split} at {series.image_size} px"
-        f"{f' after {series.transfer}' if series.transfer else ''}: "
-        f"{len(points)} of {wording.counted(series.points, 'configuration')}",
-    )
-    for reason, keys in excluded:
-        say(f"left out, {reason}: {wording.counted(len(keys), 'run')}: {_some(keys, 8)}")
-
-
-def _some(keys: Sequence[str], most: int) -> str:
-    """The first digits of the first keys, and how many more there are."""
-    more = f" +{len(keys) - most:,}" if len(keys) > most else ""
-    return " ".join(key[:10] for key in keys[:most]) + more
 
 
 # --------------------------------------------------------------------------------------------------------------- runs

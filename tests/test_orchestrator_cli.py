@@ -23,20 +23,9 @@ from orchestrator.cli import app
 from tests.command_line import TINY, TINY_RUNS, VITSCALE, environment, vitscale, vitscale_on_terminal, write_study
 
 COMMANDS = [
-    *(
-        "plan",
-        "shapes",
-        "submit",
-        "resume",
-        "cancel",
-        "status",
-        "show",
-        "logs",
-        "frontier",
-        "sweep",
-        "export",
-        "weights",
-    )
+    *("plan", "shapes", "submit", "resume", "cancel", "status", "show", "logs"),
+    *("frontier", "advantage", "sweep", "fit", "predict", "next", "laws", "figure", "results"),
+    *("export", "import", "weights"),
 ]
 EVALUATE = "evaluations: [{kind: split, split: test}]\n"
 ONE_RUN = TINY.replace("epochs: [5, 10]", "epochs: 5").replace("seed: [0, 1]", "seed: 0").split("  - {model:")[0]
@@ -118,7 +107,7 @@ def test_help_has_an_example_that_parses(command: str, tmp_path: Path) -> None:
 
 def test_every_option_has_a_help_text() -> None:
     group: Any = typer.main.get_command(app)
-    commands = {**group.commands, **group.commands["weights"].commands}
+    commands = {**group.commands, **group.commands["weights"].commands, **group.commands["results"].commands}
     silent = [
         f"{name} {parameter.name}"
         for name, command in commands.items()
@@ -139,6 +128,21 @@ def test_help_takes_less_than_four_tenths_of_a_second_of_processor_time(tmp_path
         vitscale("--help", cwd=tmp_path)
         best = min(best, spent() - before)
     assert best < 0.4
+
+
+@pytest.mark.parametrize("command", [[], ["frontier"], ["advantage"], ["fit"], ["predict"], ["next"], ["figure"]])
+def test_help_imports_no_heavy_library(command: list[str], tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom orchestrator.cli import main\n"
+        f"sys.argv = ['vitscale', *{command!r}, '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'ray', 'matplotlib', 'pyarrow', 'scipy', 'numpy', 'sqlalchemy'}\n"
+        "print(*sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment({}), capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "\n"
 
 
 def test_version_is_that_of_the_package(tmp_path: Path) -> None:

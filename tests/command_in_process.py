@@ -1,0 +1,31 @@
+"""The command in the process of the test: what it prints and ends with as in `command_line.py`, without the second that
+a new process takes, and with its warnings as errors.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+from orchestrator.cli import main
+from tests.command_line import Ended, environment
+
+
+def vitscale(*arguments: str | Path, cwd: Path) -> Ended:
+    """Run a command that starts no workers, in a folder."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        patch.dict(os.environ, environment({}), clear=True),
+        patch.object(sys, "argv", ["vitscale", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    assert isinstance(code, int)
+    return Ended(code, out.getvalue(), err.getvalue())
