@@ -228,7 +228,7 @@ def in_step(points: Points) -> Points:
         (change("error", lambda points: np.ones(len(points))), "All errors are equal"),
         (change("error", lambda points: 1.2 - points.error), "alpha is not identified"),
         (change("error", lambda points: np.where(points.cost < 1e14, 1.0, points.error)), "nothing right"),
-        (in_step, "apart"),
+        (in_step, "These points do not"),
     ],
 )
 def test_points_that_hardly_carry_a_surface_say_so(

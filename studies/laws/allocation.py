@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from studies.laws.fits import Estimate, Fit
 from studies.laws.points import Floats, Points
@@ -61,10 +62,9 @@ def rate(points: Points) -> Rate:
 def allocation(fit: Fit, cost: float, rate: Rate, *, distinct: float | None = None) -> Allocation:
     """The split of `cost` FLOPs that the surface `fit` calls best, where C = k N D with the k of `rate`.
 
-    Closed form: N_opt = G (C/k)^(beta / (alpha + beta)), G = (alpha A / (beta B))^(1 / (alpha + beta)), D_opt = C / (k
-    N_opt) (arXiv:2203.15556, equation 4). distinct: there are no more different images than these; only a repeated
-    surface knows what seeing them again is worth. Its optimum is found by bisection of the slope, which has one root
-    between the closed form's size and the size that sees each image once.
+    Closed form: N_opt = G (C/k)^(beta / (alpha + beta)), G = (alpha A / (beta B))^(1 / (alpha + beta)), D_opt =
+    C / (k N_opt) (arXiv:2203.15556, equation 4). distinct: there are no more different images than these; only a
+    repeated surface knows what seeing them again is worth. Its optimum is the one root of the slope, by bisection.
 
     Intervals are percentiles of the optimum over the fit's replicates, `fit.draws`; they take k as known. `error` is
     the law at the optimum: a single run scatters about it.
@@ -138,17 +138,24 @@ def _optimum(surface_BP: Floats, product: float, distinct: float | None) -> tupl
 def _repeating(surface_BP: Floats, log_size: Floats, log_product: float, log_distinct: float) -> Floats:
     """log N of least error with `exp(log_distinct)` images, given that without a cap, `log_size`."""
     _, size_scale, alpha, data_scale, beta, worth_of_repeats = surface_BP.T
-    low, high = log_size, np.maximum(log_size, log_product - log_distinct)
-    # The slope rises from below 0 at `low`, where repeats count less than fresh images, to above 0 at one pass.
+
+    def rises(at: Floats) -> NDArray[np.bool_]:
+        log_images = log_product - at
+        shift, share = _log_worth(log_images - log_distinct, worth_of_repeats)
+        fewer_images = beta * data_scale * np.exp(-beta * (log_images + shift)) * share
+        return np.asarray(fewer_images >= alpha * size_scale * np.exp(-alpha * at))
+
+    one_pass = log_product - log_distinct
+    # The slope of the error rises with size, and at one pass it is positive where the cap binds. Its zero may be on either
+    # side of the closed form's size: repeats are worth less, but what they add to is scarcer.
+    low, high = np.minimum(log_size, one_pass), np.full_like(log_size, one_pass)
+    for step in 2.0 ** np.arange(10):
+        low = np.where(rises(low), low - step, low)
     for _ in range(80):
         middle = (low + high) / 2
-        log_images = log_product - middle
-        shift, share = _log_worth(log_images - log_distinct, worth_of_repeats)
-        slope = beta * data_scale * np.exp(-beta * (log_images + shift)) * share - alpha * size_scale * np.exp(
-            -alpha * middle
-        )
-        low, high = np.where(slope < 0, middle, low), np.where(slope < 0, high, middle)
-    return (low + high) / 2
+        above = rises(middle)
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return np.where(log_size >= one_pass, log_size, (low + high) / 2)
 
 
 def _log_worth(log_passes: Floats, worth_of_repeats: Floats) -> tuple[Floats, Floats]:

@@ -98,9 +98,8 @@ def isoflop(
     what is resampled is the optima, one from each budget, with the scatter that they have about the line: replicates of
     the scatter's variance (scaled inverse chi-squared) and of the line under it. For one exponent this is Student's
     interval. Measured over 400 simulated studies each, 3 to 9 budgets of 7 sizes, noise of 0.1 to 1 % of the loss: it
-    covers in 93 to 97 % (Akima) and 92 to 96 % (parabola); studentised residuals drawn with replacement covered in 71
-    to 78 % with 3 budgets and 90 to 93 % with 4. The interval does not hold the bias above. With 2 budgets there is
-    none.
+    covers in 92 to 96 %; studentised residuals drawn with replacement covered in 71 to 78 % with 3 budgets and 90 to
+    93 % with 4. The interval does not hold the bias above. With 2 budgets there is none.
 
     Raises ValueError where no line can be drawn: fewer than two budgets with an optimum, or points without sizes or
     images.
