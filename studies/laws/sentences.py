@@ -138,7 +138,7 @@ def resampling(on_frontier: bool) -> str:
     if on_frontier:
         return (
             "configurations drawn anew and the frontier of each draw; a frontier picks lucky runs, so such intervals "
-            "held the law at its largest cost in 72 to 88 % of simulated studies: for intervals that hold fit all points"
+            "held the law at its largest cost in 72 to 88 % of simulated studies: fit all points for ones that hold"
         )
     return "deviations of configurations drawn anew; such intervals held in 93 to 97 % of simulated studies"
 
