@@ -146,8 +146,8 @@ def _repeating(surface_BP: Floats, log_size: Floats, log_product: float, log_dis
         return np.asarray(fewer_images >= alpha * size_scale * np.exp(-alpha * at))
 
     one_pass = log_product - log_distinct
-    # The slope of the error rises with size, and at one pass it is positive where the cap binds. Its zero may be on either
-    # side of the closed form's size: repeats are worth less, but what they add to is scarcer.
+    # The slope of the error rises with size, and at one pass it is positive where the cap binds. Its zero may be on
+    # either side of the closed form's size: repeats are worth less, but what they add to is scarcer.
     low, high = np.minimum(log_size, one_pass), np.full_like(log_size, one_pass)
     for step in 2.0 ** np.arange(10):
         low = np.where(rises(low), low - step, low)

@@ -237,15 +237,30 @@ def minimum(problem: Problem, *, kept: int | None = None, extra_KSP: Floats | No
         start_KSP = _best(problem, start_KSP, kept)
     if extra_KSP is not None:
         start_KSP = np.concatenate([start_KSP, extra_KSP], axis=1)
+    start_KSP = _with_approached(problem, start_KSP, instead=kept is not None)
     starts = start_KSP.shape[1]
     flat = problem.take(np.repeat(np.arange(fits), starts))
-    theta, value, norm = descend(flat, _approached(flat, start_KSP.reshape(fits * starts, -1)))
+    theta, value, norm = descend(flat, start_KSP.reshape(fits * starts, -1))
     value_KS = value.reshape(fits, starts)
     best_K = value_KS.argmin(axis=1)
     rows = np.arange(fits) * starts + best_K
     least_K1 = value_KS.min(axis=1, keepdims=True)
     agreeing_K = (value_KS <= least_K1 * (1 + AGREE) + NEGLIGIBLE).sum(axis=1)
     return Minimum(theta[rows], value[rows], norm[rows], agreeing_K, starts)
+
+
+def _with_approached(problem: Problem, start_KSP: Floats, *, instead: bool) -> Floats:
+    """Starts with those that least squares brings near, in their place or beside them.
+
+    Where a few points are far off, least squares takes all starts into one basin: for the fit that is reported they
+    go both ways.
+    """
+    fits, starts, _ = start_KSP.shape
+    flat = problem.take(np.repeat(np.arange(fits), starts))
+    near_KSP = _approached(flat, start_KSP.reshape(fits * starts, -1).copy()).reshape(start_KSP.shape)
+    if instead or np.array_equal(near_KSP, start_KSP):
+        return near_KSP
+    return np.concatenate([near_KSP, start_KSP], axis=1)
 
 
 def _approached(problem: Problem, theta_KP: Floats) -> Floats:
