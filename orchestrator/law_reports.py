@@ -62,6 +62,13 @@ class Fitted:
     fit: Fit | None
     """None for isoFLOP optima, which are no law of the error."""
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What whoever goes by this law has to know: the warnings of the fit, and that its band is too narrow."""
+        narrow = self.fit is not None and self.fit.on_frontier and self.fit.replicates > 0
+        interval = (f"The interval of the law: {self.answer['interval']['method']}.",) if narrow else ()
+        return (*self.answer["warnings"], *interval)
+
 
 def fitted(store: Store, found: Frontier, wish: Wish) -> Fitted:
     """The law that is wanted: from the store where the same question was asked of the same results, or fitted now.

@@ -125,7 +125,7 @@ def forecast_json(answer: Forecast) -> dict[str, Any]:
         **_law_json(answer.fitted),
         "asked": asdict(answer.asked),
         **asdict(answer.prediction),
-        "warnings": [*answer.prediction.warnings, *answer.fitted.answer["warnings"]],
+        "warnings": [*answer.prediction.warnings, *answer.fitted.doubts],
         "notes": list(answer.notes),
     }
 
@@ -327,7 +327,7 @@ def plan_json(answer: Plan) -> dict[str, Any]:
         **_law_json(answer.fitted),
         **chosen,
         "left_out": [{"reason": why, "labels": list(labels)} for why, labels in chosen["left_out"]],
-        "warnings": [*answer.next.warnings, *answer.fitted.answer["warnings"]],
+        "warnings": [*answer.next.warnings, *answer.fitted.doubts],
         "candidates": len(answer.candidates),
         "too_large": list(answer.too_large),
         "notes": list(answer.notes),

@@ -200,7 +200,7 @@ def print_forecast(answer: Forecast) -> None:
     OUT.print(Text(f"  by              {_law_named(answer.fitted)}"))
     if expected.extrapolation > 1:
         OUT.print(Text(f"  extrapolated    {expected.extrapolation:.3g} times beyond what the law was fitted on"))
-    for warning in (*expected.warnings, *answer.fitted.answer["warnings"]):
+    for warning in (*expected.warnings, *answer.fitted.doubts):
         say(f"warning: {warning}")
 
 
@@ -250,7 +250,7 @@ def print_plan(answer: Plan) -> None:
     OUT.print(Text(total))
     for reason, labels in chosen.left_out:
         say(f"left out, {reason}: {wording.counted(len(labels), 'candidate')}")
-    for warning in (*chosen.warnings, *answer.fitted.answer["warnings"]):
+    for warning in (*chosen.warnings, *answer.fitted.doubts):
         say(f"warning: {warning}")
 
 

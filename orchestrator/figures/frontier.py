@@ -13,7 +13,7 @@ from orchestrator.figures.axes import cost_axis, error_axis
 from orchestrator.figures.facts import facts_of
 from orchestrator.figures.files import LINK, write
 from orchestrator.figures.labels import name_marks
-from orchestrator.figures.law_lines import DASHED, Law, draw_law
+from orchestrator.figures.law_lines import DASHED, Law, bands_of, draw_law
 from orchestrator.figures.marks import Ink, Mark, Sheet, legend, line_sample, new_sheet, put, sample
 from orchestrator.figures.style import INK, STYLE, looks_of
 
@@ -103,6 +103,7 @@ def frontier_sheet(
             of = f" of {of_family}" if of_family else ""
             said = draw_law(sheet, axes, fit, colour, of_family or _law_name(fit))
             sheet.notes += [f"Law{of}: {warning}" for warning in said]
+        sheet.notes += bands_of(fit for _, fit in laws)
         _ring(sheet, axes, series, tied, inks)
         marks = _draw_frontier_marks(sheet, axes, series, frontier, inks, axis, is_mixed)
         legend(sheet, _entries(inks, frontier, laws, tied, hull, is_mixed))

@@ -1,5 +1,6 @@
 """Fitted laws as lines: within the costs that they stand on, beyond them dotted, with their band."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,3 +37,11 @@ def draw_law(sheet: "Sheet", axes: "Axes", fit: "Fit", colour: str, group: str) 
         sheet.belongs(line, group)
     axes.set_ylim(*limits)
     return list(fit.warnings)
+
+
+def bands_of(laws: "Iterable[Fit]") -> list[str]:
+    """What has to be said about the bands of these laws, once for each kind."""
+    from studies.laws.sentences import resampling
+
+    kinds = dict.fromkeys(law.on_frontier for law in laws if law.replicates)
+    return [f"Bands: {resampling(on_frontier)}." for on_frontier in kinds]

@@ -8,7 +8,7 @@ import numpy as np
 from db.frontiers import Point, Series
 from orchestrator.figures.axes import COST_LABELS, cost_axis, error_axis, size
 from orchestrator.figures.facts import facts_of
-from orchestrator.figures.law_lines import DASHED, draw_law
+from orchestrator.figures.law_lines import DASHED, bands_of, draw_law
 from orchestrator.figures.marks import Ink, Mark, Sheet, legend, line_sample, new_sheet, put, remark, sample
 from orchestrator.figures.material import Trained
 from orchestrator.figures.style import INK, STYLE, looks_of
@@ -72,6 +72,7 @@ def scaling_sheet(
                     remark(axes, "a doubtful law: see the notes")
             else:
                 remark(axes, "no law: see the notes")
+        sheet.notes += bands_of(known.values())
         legend(sheet, _entries(rows, inks, bool(known)))
     return sheet
 
