@@ -33,6 +33,7 @@ def _problem(points: Points) -> Problem:
     return Problem(SATURATING, scale, x, y, np.ones_like(y), 0.05)
 
 
+@pytest.mark.timeout(1200)  # two hundred studies: minutes, and more on a busy machine
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "count", "noise"),

@@ -98,6 +98,7 @@ def test_slopes_are_those_of_differences_and_quoted_parameters_give_the_same_law
     assert np.allclose(M4.log_at(M4.outside(theta, scale), places), law + np.log(scale.error_unit), atol=1e-12)
 
 
+@pytest.mark.timeout(1200)  # two hundred studies: minutes, and more on a busy machine
 @pytest.mark.slow
 def test_intervals_cover_the_truth_in_simulated_studies() -> None:
     truth = TRUTHS[0]

@@ -115,6 +115,7 @@ def test_order_and_units_change_nothing() -> None:
     assert millions.parameters["E"].value == pytest.approx(answer.parameters["E"].value, rel=1e-8)
 
 
+@pytest.mark.timeout(1200)  # two hundred studies: minutes, and more on a busy machine
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "truth"), [("surface", IMAGES), ("repeated-surface", (*IMAGES, WORTH))])
 def test_intervals_cover_the_truth_in_simulated_studies(form: str, truth: tuple[float, ...]) -> None:

@@ -32,6 +32,8 @@ FEW_STARTS = 8
 """The best starts of the grid that are followed where a minimum is only needed to judge by."""
 VALLEY_AFTER, VALLEY_STEPS = 25, 6
 """A descent that is not down after so many steps follows the valley, with so many steps back into it after each."""
+AS_THEY_ARE = 24
+"""So many starts of the fit that is reported are followed without least squares too."""
 FAR = 5.0
 """Where half the residuals of a start are beyond so many deltas, least squares goes first."""
 
@@ -252,15 +254,15 @@ def minimum(problem: Problem, *, kept: int | None = None, extra_KSP: Floats | No
 def _with_approached(problem: Problem, start_KSP: Floats, *, instead: bool) -> Floats:
     """Starts with those that least squares brings near, in their place or beside them.
 
-    Where a few points are far off, least squares takes all starts into one basin: for the fit that is reported they
-    go both ways.
+    Where a few points are far off, least squares takes all starts into one basin: for the fit that is reported the
+    best of them go both ways.
     """
     fits, starts, _ = start_KSP.shape
     flat = problem.take(np.repeat(np.arange(fits), starts))
     near_KSP = _approached(flat, start_KSP.reshape(fits * starts, -1).copy()).reshape(start_KSP.shape)
     if instead or np.array_equal(near_KSP, start_KSP):
         return near_KSP
-    return np.concatenate([near_KSP, start_KSP], axis=1)
+    return np.concatenate([near_KSP, _best(problem, start_KSP, AS_THEY_ARE)], axis=1)
 
 
 def _approached(problem: Problem, theta_KP: Floats) -> Floats:
