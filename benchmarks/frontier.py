@@ -2,8 +2,8 @@
 
 python -m benchmarks.frontier [--points N]
 
-Beside them window functions over the same index, and NumPy's argsort with a running maximum on arrays in memory. DuckDB
-is not installed with us and so is left out. Goals are judged by the time on the processor, of the client and of the
+Beside them window functions over the same index, those of DuckDB on a table in memory, and NumPy's argsort with a
+running maximum on arrays. Goals are judged by the time on the processor, of the client and of the
 server's process for it: it is the time on the wall of a machine with nothing else to do.
 """
 
@@ -16,8 +16,10 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import psycopg
+import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import CursorResult, Index, insert, make_url, text
 
@@ -186,6 +188,16 @@ def by_argsort(cost: Floats, quality: Floats) -> int:
     return int(np.count_nonzero(ordered[1:] > best[:-1])) + 1
 
 
+def in_duckdb(cost: Floats, quality: Floats) -> Callable[[], int]:
+    """The window functions in DuckDB, of all families together, on a table that it keeps in memory."""
+    rows = pa.table({"cost": cost, "quality": quality})
+    memory = duckdb.connect()
+    memory.register("rows", rows)
+    memory.execute("CREATE TABLE point AS SELECT 1 AS series_id, '' AS family, cost, quality FROM rows")
+    query = WINDOW.format(partition="").replace(":series_id", "1")
+    return lambda: len(memory.execute(query).fetchall())
+
+
 def stood(connection: Connection, series_id: int, by_family: bool) -> Found:
     return {(p.family, p.cost, p.quality) for p in frontiers.frontier(connection, series_id, by_family)}
 
@@ -313,8 +325,10 @@ def main() -> None:
                 plans.append(f"\n{dialect}\n{plan(c, series_id)}")
             changed += upkeep(store, series_id, rows)
             store.dispose()
-    times = taken(partial(by_argsort, cost, quality), 3)
-    read.append(("in memory", "NumPy, pooled", *times, ""))
+    ask = in_duckdb(cost, quality)
+    assert ask() == by_argsort(cost, quality)
+    read.append(("in memory", "DuckDB window, pooled", *taken(ask, 3), ""))
+    read.append(("in memory", "NumPy, pooled", *taken(partial(by_argsort, cost, quality), 3), ""))
     print(f"\nfrontier of {rows:,} points [ms]; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     print_table(("database", "frontier", "processor", "wall, least", "wall, median", "goal"), read)
     print(f"\n{CHANGES:,} changes of a point [us a row], and a leader that goes [us], on the processor")
