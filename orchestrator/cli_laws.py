@@ -202,7 +202,8 @@ def next_(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="A configuration is proposed at most so often.")] = 3,
     form: Annotated[
-        str | None, typer.Option(help="Form of the law. Default: surface; saturating where sizes are not known.")
+        str | None,
+        typer.Option(help="Form of the law. Default: surface; saturating where none can be planned by."),
     ] = None,
     family: Annotated[str | None, typer.Option(help="One family's law and networks alone.")] = None,
     force: Annotated[
@@ -224,7 +225,7 @@ def next_(
     Candidates are the study's networks and their neighbours in size, each on as many images as the study trains on
     and two, four and eight times as many; and further seeds of them.
 
-    Example:  vitscale next quickstart --budget 1e14 --target 0.10 --device h200
+    Example:  vitscale next quickstart --budget 1e12 --target 0.01 --device h200
     """
     from orchestrator import frontier_reports, plan_reports, screen, screen_laws
 
@@ -232,8 +233,9 @@ def next_(
     wanted = question(quality, data, split, kind, image_size)
     with study_store(settings_of(store, folder), study) as (opened, found):
         answer = frontier_reports.frontier(opened, found, wanted, by_family=False)
-        wish = _wish(form or plan_reports.usual_form(answer), family, replicates, seed)
-        plan = plan_reports.plan(opened, answer, budget, target, wish, cluster, seeds=seeds, force=force)
+        wish = _wish(form or "saturating", family, replicates, seed)
+        planned = plan_reports.plan if form else plan_reports.usual_plan
+        plan = planned(opened, answer, budget, target, wish, cluster, seeds=seeds, force=force)
     if json:
         screen.print_json(plan_reports.plan_json(plan))
     else:

@@ -29,7 +29,7 @@ Datasets_ = Annotated[
 ]
 Json_ = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Study_ = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file.")]
-Name_ = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a submitted study.")]
+Name_ = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study in the store.")]
 OptionalName_ = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A submitted study; all without it.")]
 Run_ = Annotated[str, typer.Argument(metavar="RUN", help="The first digits of a run's key.")]
 Address_ = Annotated[

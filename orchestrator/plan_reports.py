@@ -186,6 +186,33 @@ def usual_form(found: Frontier) -> str:
     return "surface" if any(point.parameters and point.images for point in found.points) else "saturating"
 
 
+def usual_plan(
+    store: Store,
+    found: Frontier,
+    budget: float,
+    target: float | None,
+    wish: Wish,
+    cluster: Cluster | None,
+    *,
+    seeds: int,
+    force: bool,
+) -> Plan:
+    """The plan by the usual form: by the law of cost, which is then said, where no surface can be planned by.
+
+    Raises as `plan`.
+    """
+    form = usual_form(found)
+    try:
+        return plan(store, found, budget, target, replace(wish, form=form), cluster, seeds=seeds, force=force)
+    except ValueError as why:
+        if form == "saturating":
+            raise
+        by_cost = replace(wish, form="saturating")
+        chosen = plan(store, found, budget, target, by_cost, cluster, seeds=seeds, force=force)
+        note = f"planned by the saturating law of cost, since not by a surface: {why}"
+        return replace(chosen, notes=(note, *chosen.notes))
+
+
 def plan(
     store: Store,
     found: Frontier,

@@ -4,9 +4,11 @@ a new process takes, and with its warnings as errors.
 
 import contextlib
 import io
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from orchestrator.cli import main
@@ -29,3 +31,15 @@ def vitscale(*arguments: str | Path, cwd: Path) -> Ended:
             code = end.code
     assert isinstance(code, int)
     return Ended(code, out.getvalue(), err.getvalue())
+
+
+def asked(*arguments: str | Path, cwd: Path) -> Any:
+    """What a command prints as JSON."""
+    ended = vitscale(*arguments, "--json", cwd=cwd)
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out)
+
+
+def digits(number: float) -> int:
+    """Significant digits that a number is printed with."""
+    return len(repr(number).replace(".", "").split("e")[0].strip("-0"))

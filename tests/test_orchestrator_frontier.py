@@ -1,9 +1,7 @@
 """`vitscale frontier` and `vitscale advantage` as a user has them: Table 6 as it ships, a study with a known law."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,7 +10,7 @@ from db.store import Store, default_url
 from orchestrator import frontier_reports
 from orchestrator.frontier_reports import Question
 from tests.builders import Value, claim_of, commit, evaluation, submit, training
-from tests.command_in_process import vitscale
+from tests.command_in_process import asked, digits, vitscale
 from tests.scaling_results import CONFIGURATIONS, scaling_study
 
 AVG5 = ["imagenet", "cifar10", "cifar100", "pets", "flowers102"]
@@ -24,18 +22,6 @@ def scaling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scaling")
     scaling_study(folder)
     return folder
-
-
-def asked(*arguments: str | Path, cwd: Path) -> Any:
-    """What a command prints as JSON."""
-    ended = vitscale(*arguments, "--json", cwd=cwd)
-    assert ended.code == 0, ended.err
-    return json.loads(ended.out)
-
-
-def digits(number: float) -> int:
-    """Significant digits that a number is printed with."""
-    return len(repr(number).replace(".", "").split("e")[0].strip("-0"))
 
 
 # ------------------------------------------------------------------------------------------------------------- Table 6

@@ -5,7 +5,6 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ from studies.architectures import named
 from studies.devices import device_facts
 from studies.models import AnyModel
 from tests.builders import claim_of, commit, evaluation, submit, training
-from tests.command_in_process import vitscale
+from tests.command_in_process import asked, digits, vitscale
 from tests.scaling_results import ALPHA, CONFIGURATIONS, ROWS, scaling_study
 
 FEW = ("--replicates", "60")
@@ -44,18 +43,6 @@ def copy(scaling: Path, tmp_path: Path) -> Path:
         connection.exec_driver_sql("DELETE FROM law")
     store.dispose()
     return folder
-
-
-def asked(*arguments: str | Path, cwd: Path) -> Any:
-    """What a command prints as JSON."""
-    ended = vitscale(*arguments, "--json", cwd=cwd)
-    assert ended.code == 0, ended.err
-    return json.loads(ended.out)
-
-
-def digits(number: float) -> int:
-    """Significant digits that a number is printed with."""
-    return len(repr(number).replace(".", "").split("e")[0].strip("-0"))
 
 
 def one_more_seed(folder: Path) -> None:
@@ -279,6 +266,22 @@ def test_the_next_runs_fit_the_budget_and_narrow_the_interval(scaling: Path) -> 
     shown = vitscale("next", "scaling", *options, cwd=scaling)
     assert f"{len(found['runs'])} runs, " in shown.out
     assert "8 GPUs of h200" in shown.out
+
+
+def test_where_size_makes_no_difference_the_plan_is_by_cost_and_says_so(tmp_path: Path) -> None:
+    rows = [f"net-{n},ViT,1000000,{1e9 * n},{1000 * n},{0.3 * n**-0.5 * 1.05 ** (-1) ** n}" for n in range(1, 9)]
+    (tmp_path / "t.csv").write_text("\n".join(["label,family,size,flops,images,error", *rows]))
+    columns = ("--cost", "flops", "--quality", "error:error", "--family", "family", "--label", "label")
+    sizes = ("--size", "size", "--images", "images")
+    done = vitscale("results", "import", "t.csv", "--study", "t", *columns, *sizes, cwd=tmp_path)
+    assert done.code == 0, done.err
+    found = asked("next", "t", "--budget", "1e11", *FEW, cwd=tmp_path)
+    assert found["runs"]
+    assert found["notes"][0].startswith(
+        "planned by the saturating law of cost, since not by a surface: all 8 points have the same number of parameters"
+    )
+    refused = vitscale("next", "t", "--budget", "1e11", "--form", "surface", *FEW, cwd=tmp_path)
+    assert (refused.code, refused.out) == (2, "")
 
 
 def test_a_law_of_cost_proposes_what_is_on_the_frontier(tmp_path: Path) -> None:
