@@ -325,8 +325,8 @@ class Pool:
             hired.actor.ask.remote(wish)
 
     def dismiss(self, worker: Hired) -> None:
-        """Let a worker go: it has nothing to do."""
-        worker.actor.ask.remote("yield")
+        """Let a worker go that seems to have nothing to do: a run that is ready by now keeps it."""
+        worker.actor.dismiss.remote()
 
 
 def short(error: Exception) -> str:

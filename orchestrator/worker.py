@@ -75,6 +75,7 @@ class Worker:
         self.attempts: list[Attempt] = []
         """Those under way: several where trials are trained together."""
         self.runs = 0
+        self.dismissed = False
         self.asked = threading.Event()
 
     def identity(self) -> tuple[str, int]:
@@ -88,21 +89,30 @@ class Worker:
             attempt.ask(self.wish)
         self.asked.set()
 
+    def dismiss(self) -> None:
+        """Leave as soon as nothing is ready. A run that was claimed meanwhile goes on: there was work after all."""
+        self.dismissed = True
+        self.asked.set()
+
     def work(self, study_id: int | None) -> int:
-        """Take runs until asked to stop. Answers how many this call has ended, in whatever way."""
+        """Take runs until asked to stop, or dismissed. Answers how many this call has ended, in whatever way."""
         self.device.use()
         store = Store.open(self.settings.store_url, create=False)
         try:
             pause = IDLE_SECONDS[0]
             while self.wish is Wish.CONTINUE and not self._is_orphan():
                 claims = self._claim(store, study_id)
-                if not claims:
-                    self.asked.wait(pause)
-                    pause = min(2 * pause, IDLE_SECONDS[1])
-                else:
+                if claims:
                     self._do(store, claims)
                     self.runs += len(claims)
+                    self.dismissed = False
+                    self.asked.clear()
                     pause = IDLE_SECONDS[0]
+                elif self.dismissed:
+                    break
+                else:
+                    self.asked.wait(pause)
+                    pause = min(2 * pause, IDLE_SECONDS[1])
         finally:
             store.dispose()
         return self.runs

@@ -20,7 +20,7 @@ from orchestrator.attempt import Attempt
 from orchestrator.settings import Settings
 from orchestrator.worker import Worker, log_path
 from studies.datasets import DIGITS
-from studies.definitions import Train
+from studies.definitions import AnyRun, Train
 from studies.models import ViT
 from studies.planned import PlannedRun
 from studies.recipes import recipe
@@ -29,7 +29,7 @@ from tests.trained_digits import Silent
 from workers.checkpoints import load, save
 from workers.devices import Device
 from workers.perform import perform
-from workers.supervision import Place, Wish
+from workers.supervision import Finished, Place, Supervisor, Wish
 
 
 def planned(steps: int, cooldown_steps: int, trunk: PlannedRun | None = None) -> PlannedRun:
@@ -134,6 +134,37 @@ def test_a_pruned_attempt_stops_at_once_and_leaves_no_result(store: Store, store
     with store.begin() as connection:
         assert ledger.release(connection, run_id=claimed.run_id, fence=claimed.fence, step=3) == "pruned"
         assert searches.outcomes(connection, [claimed.key])[claimed.key].state == "pruned"
+
+
+def test_a_worker_that_is_let_go_ends_the_run_that_it_took_meanwhile(
+    store: Store, store_url: str, tmp_path: Path
+) -> None:
+    begun, dismissed = threading.Event(), threading.Event()
+
+    def perform_slowly(run: AnyRun, place: Place, supervisor: Supervisor) -> Finished:
+        begun.set()
+        assert dismissed.wait(20)
+        return perform(run, place, supervisor)
+
+    with store.begin() as connection:
+        study = builders.submit(connection, [TRUNK])
+    driver = (processes.HOST, *processes.own())
+    worker = Worker(settings_in(tmp_path, store_url), cpus=1, gpus=0, perform=perform_slowly, driver=driver)
+    thread = threading.Thread(target=worker.work, args=(None,))
+    thread.start()
+    assert begun.wait(20)
+    worker.dismiss()
+    dismissed.set()
+    end = time.monotonic() + 20
+    while thread.is_alive() and time.monotonic() < end:
+        time.sleep(0.02)
+        with store.read() as connection:
+            if not answers.totals(connection, study).unfinished:
+                worker.dismiss()  # as the driver does at each tick without work
+    assert not thread.is_alive()
+    with store.read() as connection:
+        (run,) = answers.runs_of(connection, study)
+        assert [attempt.outcome for attempt in answers.attempts_of(connection, run.id)] == ["done"]
 
 
 @functools.cache
