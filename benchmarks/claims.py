@@ -14,7 +14,7 @@ import psycopg
 from sqlalchemy import text
 
 from benchmarks.databases import fresh_urls, print_table
-from db import ledger
+from db import claiming
 from db.store import Store, retrying
 from tests import builders
 
@@ -44,7 +44,7 @@ Claimed = list[tuple[str, int]]
 def ours(url: str, owner: str, barrier: Barrier) -> Claimed:
     store = Store.open(url)
     with store.begin() as c:  # a worker is warm: SQLAlchemy has put the statement together once
-        nowhere = ledger.claim(
+        nowhere = claiming.claim(
             c,
             owner="",
             host="",

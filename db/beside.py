@@ -29,7 +29,7 @@ def trials_beside(
 
     Only those of the same data and length, and of searches whose trials may be trained together: none at all when the
     run is no trial of such a one. All are locked; those that somebody else is about to claim are left out.
-    cpus, gpus, study_id: as of `ledger.claim`.
+    cpus, gpus, study_id: as of `claiming.claim`.
     """
     place = {"claimed_id": run_id, "place_cpus": cpus, "place_gpus": gpus}
     of_study = {} if study_id is None else {"study_id": study_id}

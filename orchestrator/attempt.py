@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from db import ledger
+from db import claiming, ledger
 from db.store import Connection, Store, StoreUnreachable, retrying
 from orchestrator.settings import Settings
 from workers.supervision import LeaseLost, Wish
@@ -25,7 +25,7 @@ class Attempt:
     When the lease cannot be renewed, the run is stopped before the lease ends, so that no two work on it.
     """
 
-    def __init__(self, store: Store, claim: ledger.Claim, settings: Settings) -> None:
+    def __init__(self, store: Store, claim: claiming.Claim, settings: Settings) -> None:
         self.store = store
         self.claim = claim
         self.settings = settings

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from db import beside, ledger
+from db import beside, claiming
 from db.beside import Waiting
 from db.store import Connection
 from studies.definitions import RUN, FineTune
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 def claim_others(
     connection: Connection,
-    claimed: ledger.Claim,
+    claimed: claiming.Claim,
     device: "Device",
     *,
     cpus: int,
     gpus: int,
     study_id: int | None,
     process: dict[str, Any],
-) -> list[ledger.Claim]:
+) -> list[claiming.Claim]:
     """Claim the trials that are trained together with one that was claimed in this transaction; all of them.
 
     The one alone where nothing is to be trained with it. The class of each tells its seat.
-    process: owner, host, pid, process_started and lease_seconds, as of `ledger.claim`.
+    process: owner, host, pid, process_started and lease_seconds, as of `claiming.claim`.
     """
     from workers.stacked import numerics_in
 
@@ -43,9 +43,9 @@ def claim_others(
     for run_id, seat in seats.items():
         numerics = numerics_in(seat, device.numerics)
         if run_id == claimed.run_id:
-            claims.append(ledger.compute_in(connection, claimed, numerics))
+            claims.append(claiming.compute_in(connection, claimed, numerics))
         else:
-            taken = ledger.claim_beside(connection, run_id, **process, device=device.kind, numerics=numerics)
+            taken = claiming.claim_beside(connection, run_id, **process, device=device.kind, numerics=numerics)
             claims += [] if taken is None else [taken]
     return [replace(each, sharers=len(claims)) for each in claims] or [claimed]
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from db import ledger
+from db import claiming, ledger
 from db.store import Connection, Store, StoreUnreachable, retrying
 from orchestrator import processes, stacking
 from orchestrator.attempt import COMMIT_SECONDS, Attempt
@@ -122,7 +122,7 @@ class Worker:
         host, pid, started = self.driver
         return host == processes.HOST and not processes.is_alive(pid, started)
 
-    def _claim(self, store: Store, study_id: int | None) -> list[ledger.Claim]:
+    def _claim(self, store: Store, study_id: int | None) -> list[claiming.Claim]:
         """Take a run, and the trials that are trained together with it; nothing when nothing is ready."""
         process: dict[str, Any] = {
             "owner": self.owner,
@@ -135,7 +135,7 @@ class Worker:
         device = self.device
         try:
             with store.begin() as connection:
-                claim = ledger.claim(connection, **process, **place, device=device.kind, numerics=device.numerics)
+                claim = claiming.claim(connection, **process, **place, device=device.kind, numerics=device.numerics)
                 if claim is None or not self.stacks:
                     return [] if claim is None else [claim]
                 return stacking.claim_others(connection, claim, device, **place, process=process)
@@ -143,7 +143,7 @@ class Worker:
             log.warning("no run could be claimed: %s", error)
             return []
 
-    def _do(self, store: Store, claims: Sequence[ledger.Claim]) -> None:
+    def _do(self, store: Store, claims: Sequence[claiming.Claim]) -> None:
         """One attempt at each run, from claim to commit. What goes wrong inside ends up in the store, not here."""
         with ExitStack() as contexts:
             under_way = {}
@@ -155,7 +155,7 @@ class Worker:
                 under_way[attempt].close()
 
     @contextmanager
-    def _attempt(self, store: Store, claim: ledger.Claim) -> Iterator[Attempt]:
+    def _attempt(self, store: Store, claim: claiming.Claim) -> Iterator[Attempt]:
         with self._log_of(claim), Attempt(store, claim, self.settings) as attempt:
             self.attempts.append(attempt)
             attempt.ask(self.wish)
@@ -203,7 +203,7 @@ class Worker:
             ended = self._fail(store, attempt, error)
         log.info("run %s: %s", attempt.claim.key[:12], ended, extra=_of(attempt.claim))
 
-    def _is_seated(self, claim: ledger.Claim) -> bool:
+    def _is_seated(self, claim: claiming.Claim) -> bool:
         """The run is one of several that are trained together, or what is left of them."""
         if not self.stacks or claim.kind != "finetune":
             return False
@@ -221,7 +221,7 @@ class Worker:
         log.info("trained together: %d runs as one program", len(claims))
         return train_together(trainings, [self._place(claim) for claim in claims], attempts, seats)
 
-    def _perform(self, claim: ledger.Claim, attempt: Attempt) -> Finished:
+    def _perform(self, claim: claiming.Claim, attempt: Attempt) -> Finished:
         return self._perform_at(self._place(claim), RUN.validate_json(claim.definition), attempt)
 
     def _perform_at(self, place: Place, run: AnyRun, attempt: Attempt) -> Finished:
@@ -239,7 +239,7 @@ class Worker:
                 raise
         return self._perform_at(place, run, attempt)
 
-    def _place(self, claim: ledger.Claim) -> Place:
+    def _place(self, claim: claiming.Claim) -> Place:
         root = self.settings.checkpoints
         upstream = root / claim.upstream_checkpoint if claim.upstream_checkpoint else None
         if upstream is not None and claim.kind != "train" and not upstream.is_dir():
@@ -316,7 +316,7 @@ class Worker:
         return ended
 
     @contextmanager
-    def _log_of(self, claim: ledger.Claim) -> Iterator[None]:
+    def _log_of(self, claim: claiming.Claim) -> Iterator[None]:
         """Write the log of one attempt to its own file, without what is said of others alone."""
         path = log_path(self.settings.logs, claim.key, claim.fence)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -334,7 +334,7 @@ class Worker:
             handler.close()
 
 
-def _of(claim: ledger.Claim) -> dict[str, str]:
+def _of(claim: claiming.Claim) -> dict[str, str]:
     """Marks a line of the log as one of this run alone."""
     return {"run": claim.key}
 

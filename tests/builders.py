@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from db import answers, ledger, searches, studies
-from db.ledger import Claim
+from db import answers, claiming, ledger, searches, studies
+from db.claiming import Claim
 from db.searches import HeldSearch
 from db.store import Connection
 from studies import metrics
@@ -206,7 +206,7 @@ def try_claim(
     numerics: str = "cpu-avx2-1",
 ) -> Claim | None:
     """Claim a run for a place of two cores."""
-    return ledger.claim(
+    return claiming.claim(
         connection,
         owner=owner,
         host="here",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from db import ledger, studies
-from db.ledger import Claim
+from db.claiming import Claim
 from db.store import Connection, Store
 from studies import metrics
 from studies.datasets import DIGITS

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from db import answers, capsules, exported, external, frontiers, laws, ledger, searches, wishes
+from db import answers, capsules, claiming, exported, external, frontiers, laws, ledger, searches, wishes
 from db.capsules import Merged
 from db.exported import StudyTables
 from db.laws import NewLaw
@@ -46,7 +46,7 @@ def done(store: Store, planned: Sequence[PlannedRun] = ALL, accuracies: Sequence
             builders.commit(connection, claimed, left.pop(0) if claimed.kind == "evaluate" else None)
 
 
-def measure(connection: Connection, claimed: ledger.Claim, loss: float) -> None:
+def measure(connection: Connection, claimed: claiming.Claim, loss: float) -> None:
     if claimed.steps:
         ledger.renew(
             connection,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from db import answers, frontiers, ledger, wishes
+from db import answers, claiming, frontiers, ledger, wishes
 from db.store import Connection, Store
 from studies import metrics
 from tests import builders
@@ -22,7 +22,7 @@ def expire(connection: Connection, run_id: int) -> None:
     connection.execute(text("UPDATE run SET lease_until = lease_until - 1000 WHERE id = :id"), {"id": run_id})
 
 
-def renew(connection: Connection, claimed: ledger.Claim, step: int = 0, **more: object) -> str:
+def renew(connection: Connection, claimed: claiming.Claim, step: int = 0, **more: object) -> str:
     measurements = more.get("measurements", ())
     assert isinstance(measurements, list | tuple)
     return ledger.renew(
@@ -35,7 +35,7 @@ def renew(connection: Connection, claimed: ledger.Claim, step: int = 0, **more: 
     )
 
 
-def checkpoint(connection: Connection, claimed: ledger.Claim, step: int) -> bool:
+def checkpoint(connection: Connection, claimed: claiming.Claim, step: int) -> bool:
     return ledger.record_checkpoint(
         connection,
         run_id=claimed.run_id,
@@ -45,7 +45,7 @@ def checkpoint(connection: Connection, claimed: ledger.Claim, step: int) -> bool
     )
 
 
-def dead(connection: Connection, claimed: ledger.Claim) -> str:
+def dead(connection: Connection, claimed: claiming.Claim) -> str:
     return ledger.declare_dead(connection, run_id=claimed.run_id, fence=claimed.fence, reason="the process is gone")
 
 
@@ -108,7 +108,7 @@ def test_a_run_whose_lease_ran_out_goes_to_the_next_worker(store: Store) -> None
 
 
 def test_a_stale_worker_is_refused_and_recorded_whatever_it_writes(store: Store) -> None:
-    writes: dict[str, Callable[[Connection, ledger.Claim], bool]] = {
+    writes: dict[str, Callable[[Connection, claiming.Claim], bool]] = {
         "renew": lambda c, old: renew(c, old, 5, measurements=[(5, "train_loss_nats", 1.0)]) == "lost",
         "checkpoint": lambda c, old: not checkpoint(c, old, 5),
         "commit": lambda c, old: not builders.commit(c, old, accuracy=0.9),
@@ -283,8 +283,8 @@ def test_a_claim_fits_the_place_and_the_study(store: Store) -> None:
             "device": "cpu",
             "numerics": "x",
         }
-        assert ledger.claim(c, **place, cpus=0, gpus=0) is None  # type: ignore[arg-type]
-        assert ledger.claim(c, **place, cpus=8, gpus=1) is None  # type: ignore[arg-type]
+        assert claiming.claim(c, **place, cpus=0, gpus=0) is None  # type: ignore[arg-type]
+        assert claiming.claim(c, **place, cpus=8, gpus=1) is None  # type: ignore[arg-type]
         assert builders.claim(c, study=other).key == training(seed=2).key
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from db import answers, ledger, searches, studies
+from db import answers, claiming, ledger, searches, studies
 from db.beside import Waiting, trials_beside
-from db.ledger import Claim
+from db.claiming import Claim
 from db.searches import HeldSearch
 from db.store import Connection, Store
 from studies.searches import PlannedSearch
@@ -58,7 +58,7 @@ def beside(connection: Connection, claimed: Claim, cpus: int = 2, study_id: int 
 
 
 def claim_beside(connection: Connection, run_id: int, numerics: str = "cpu stacked=1/2") -> Claim | None:
-    return ledger.claim_beside(connection, run_id, **PROCESS, device="cpu", numerics=numerics)
+    return claiming.claim_beside(connection, run_id, **PROCESS, device="cpu", numerics=numerics)
 
 
 def test_beside_a_claimed_trial_are_the_ready_ones_of_its_search_in_their_order(store: Store) -> None:
@@ -141,13 +141,13 @@ def test_a_claimed_run_takes_the_class_of_its_seat_before_it_begins_and_keeps_th
 ) -> None:
     with store.begin() as c:
         opened(c, builders.search(training(), LRS))
-        claimed = ledger.compute_in(c, builders.claim(c), "cpu stacked=0/4")
+        claimed = claiming.compute_in(c, builders.claim(c), "cpu stacked=0/4")
         assert claimed.numerics == "cpu stacked=0/4"
         ledger.record_checkpoint(c, run_id=claimed.run_id, fence=1, checkpoint="here", step=7)
         ledger.release(c, run_id=claimed.run_id, fence=1, step=7)
         again = builders.claim(c)
         assert (again.run_id, again.numerics) == (claimed.run_id, "cpu stacked=0/4")
-        assert ledger.compute_in(c, again, "gpu") == again
+        assert claiming.compute_in(c, again, "gpu") == again
         assert [each.numerics for each in answers.attempts_of(c, again.run_id)] == ["cpu stacked=0/4", "gpu"]
 
 

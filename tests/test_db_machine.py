@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import text
 
 from db import answers, frontiers, ledger, searches
-from db.ledger import Claim
+from db.claiming import Claim
 from db.store import Connection, Store
 from studies.planned import PlannedRun
 from tests import builders

@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from db import answers, ledger, searches, wishes
-from db.ledger import Claim
+from db.claiming import Claim
 from db.searches import HeldSearch
 from db.store import Connection, Store
 from orchestrator import screen_sweep, sweep_reports
