@@ -154,7 +154,7 @@ def test_too_few_sizes_are_dropped_with_their_reason(method: Method) -> None:
     assert len(kept.optima) == 9
     fewer = isoflop(points.take(np.arange(1, len(points))), method=method, replicates=50)
     assert len(fewer.optima) == 8
-    assert f"{FEWEST_SIZES[method] - 1} different sizes" in fewer.dropped[0][0]
+    assert f"only {FEWEST_SIZES[method] - 1} sizes have a result, and {method} needs" in fewer.dropped[0][0]
 
 
 def test_two_budgets_give_exponents_without_an_interval() -> None:
@@ -193,7 +193,7 @@ def test_costs_that_differ_inside_a_budget_are_said() -> None:
         (lambda points: replace(points, error=np.full(len(points), 0.5)), "the same at every size"),
         (lambda points: replace(points, error=np.zeros(len(points))), "two compute budgets"),
         (lambda points: replace(points, error=np.ones(len(points))), "the same at every size"),
-        (lambda points: replace(points, parameters=np.full(len(points), 1e7)), "1 different sizes"),
+        (lambda points: replace(points, parameters=np.full(len(points), 1e7)), "only 1 size has a result"),
         (lambda points: replace(points, error=np.log(points.parameters) ** 2), "smallest"),
         (lambda points: replace(points, parameters=None), "do not say their number of parameters"),
         (lambda points: replace(points, images=None), "do not say their number of images"),
@@ -202,6 +202,24 @@ def test_costs_that_differ_inside_a_budget_are_said() -> None:
 def test_points_without_optima_give_a_sentence(change, sentence: str, method: Method) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=sentence):
         isoflop(change(studied(7, 4.0)), method=method)
+
+
+def test_without_two_optima_it_says_what_is_needed_what_was_found_and_what_to_train() -> None:
+    points = studied(7, 4.0)
+    at_one_size, at_one_cost = points.take(np.arange(0, 63, 7)), points.take(np.arange(7, 17))
+    with pytest.raises(ValueError, match="an isoFLOP law needs") as none:
+        isoflop(at_one_size)
+    with pytest.raises(ValueError, match="an isoFLOP law needs") as one:
+        isoflop(at_one_cost, method="parabola")
+    needs = "an isoFLOP law needs two compute budgets whose runs show which size is best, and "
+    assert str(none.value) == (
+        f"{needs}none of the 9 here does (in each, only 1 size has a result, and akima needs 4): train at least 4 "
+        "sizes, smaller and larger than the best, at each of two costs, equal to within 10 %"
+    )
+    assert str(one.value) == (
+        f"{needs}only 1 of the 2 here does (in 1 of them, the minimum is at the largest size, so the optimum lies "
+        "outside): train at least 3 sizes, smaller and larger than the best, at each of two costs, equal to within 10 %"
+    )
 
 
 def test_a_parabola_that_bends_downwards_has_no_minimum() -> None:

@@ -109,7 +109,7 @@ def isoflop(
     usable, unusable = points.clean(("parameters", "images"))
     optima, dropped = _optima(usable, method, tolerance)
     if len({optimum.cost for optimum in optima}) < 2:
-        raise ValueError(_too_few(optima, dropped))
+        raise ValueError(_too_few(optima, dropped, method, tolerance))
     optima, lines, draws = _lines(optima, replicates, np.random.Generator(np.random.PCG64(seed)))
     if len(optima) == 2:
         draws = draws[:0]
@@ -170,7 +170,8 @@ def _optimum(points: Points, rows: NDArray[np.intp], method: Method) -> Optimum 
     """The optimum of one budget, or why there is none."""
     log_size, error, log_images = _curve(points, rows)
     if len(log_size) < FEWEST_SIZES[method]:
-        return f"{len(log_size)} different sizes, and {method} needs {FEWEST_SIZES[method]}"
+        sizes = "1 size has" if len(log_size) == 1 else f"{len(log_size)} sizes have"
+        return f"only {sizes} a result, and {method} needs {FEWEST_SIZES[method]}"
     if np.ptp(error) == 0:
         return "the error is the same at every size"
     found = _akima_minimum(log_size, error) if method == "akima" else _parabola_minimum(log_size, error)
@@ -258,12 +259,17 @@ def _exp_of(estimate: Estimate) -> Estimate:
     return Estimate(value, *ends)
 
 
-def _too_few(optima: tuple[Optimum, ...], dropped: Dropped) -> str:
+def _too_few(optima: tuple[Optimum, ...], dropped: Dropped, method: Method, tolerance: float) -> str:
     counts = Counter(reason.split(": ", 1)[1] for reason, _ in dropped)
-    reasons = "; ".join(f"of {count} more, {reason}" for reason, count in counts.items())
+    there = len(optima) + len(dropped)
+    whys = [f"in {'each' if count == there else f'{count} of them'}, {why}" for why, count in counts.items()]
+    reasons = f" ({'; '.join(whys)})" if whys else ""
+    do = f"only {len(optima)} of the {there} here does" if optima else f"none of the {there} here does"
     return (
-        f"an isoFLOP law needs two compute budgets with an optimum, and there are {len(optima)}"
-        f"{f' ({reasons})' if reasons else ''}: train several sizes on either side of the best at two costs or more"
+        "an isoFLOP law needs two compute budgets whose runs show which size is best, and "
+        f"{do if there else 'there is none here'}{reasons}: train at least "
+        f"{FEWEST_SIZES[method]} sizes, smaller and larger than the best, at each of two costs, equal to within "
+        f"{100 * tolerance:g} %"
     )
 
 
