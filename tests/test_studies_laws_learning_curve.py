@@ -98,10 +98,21 @@ def test_slopes_are_those_of_differences_and_quoted_parameters_give_the_same_law
     assert np.allclose(M4.log_at(M4.outside(theta, scale), places), law + np.log(scale.error_unit), atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_runs_at_chance_level_do_not_put_it_as_high_as_the_largest_of_them(seed: int) -> None:
+    points = curve(TRUTHS[3], rows=24, noise=0.02, seed=seed)
+    assert points.error.max() > 0.95 * 1.01
+    answer = fit(points, "m4", replicates=200, seed=seed)
+    chance = answer.parameters["eps_0"]
+    assert chance.value == pytest.approx(0.95, rel=0.02)
+    assert chance.low is not None
+    assert chance.low < 0.95
+
+
 @pytest.mark.timeout(1200)  # two hundred studies: minutes, and more on a busy machine
 @pytest.mark.slow
-def test_intervals_cover_the_truth_in_simulated_studies() -> None:
-    truth = TRUTHS[0]
+@pytest.mark.parametrize("truth", [TRUTHS[0], TRUTHS[3]], ids=["short of chance level", "with runs at it"])
+def test_intervals_cover_the_truth_in_simulated_studies(truth: tuple[float, ...]) -> None:
     covered = np.zeros(6)
     for seed in range(200):
         answer = fit(curve(truth, rows=24, noise=0.02, seed=seed), "m4", replicates=120, seed=seed)

@@ -14,6 +14,8 @@ ALPHA_MOST = 10.0
 """No alpha is sought beyond this: the published ones are below 2."""
 ALPHA_LEAST = 1e-9
 """An alpha below this is computed as this: the law is then cut off at eps_0 to within rounding."""
+CHANCE_LEAST = 0.9
+"""Of the largest error, what eps_0 is at least: runs at chance level scatter, and the largest error lies above it."""
 NEWTON_STEPS = 60
 
 
@@ -45,11 +47,14 @@ def _shares(z: Floats) -> tuple[Floats, Floats]:
 def _box(scale: Scale, least_K: Floats) -> tuple[Floats, Floats]:
     """eps_inf, eps_0, alpha, log odds at the least x, -c.
 
-    eps_0 is at least the largest error, as (eps_0 - error)^alpha asks, and at most 1, or of losses above 1 ten times
-    the largest. Below the largest error and with an alpha near 0 the law has a kink at every point: no minimum is sure.
+    eps_0 is at most 1, or of losses above 1 ten times the largest error. (eps_0 - error)^alpha asks that the law stay
+    below it, not every error: with the largest error as its least value, eps_0's interval held the truth in 5 % of 250
+    studies with runs at chance level. Far below the largest error and with an alpha near 0 the law has a kink at every
+    point: with a CHANCE_LEAST of 0.8 and noise of 30 % random starts beat 2 of 8 minima, with 0.9 none.
     """
     odds = LOG_MARGIN * (1 + ALPHA_MOST)
-    low_KP = np.tile([0.0, np.exp(scale.log_most), 0.0, -LOG_MARGIN, 0.0], (len(least_K), 1))
+    chance = max(CHANCE_LEAST * np.exp(scale.log_most), np.exp(scale.log_least))
+    low_KP = np.tile([0.0, chance, 0.0, -LOG_MARGIN, 0.0], (len(least_K), 1))
     high_KP = np.tile([0.0, _highest(scale), ALPHA_MOST, odds, EXPONENT_MOST], (len(least_K), 1))
     high_KP[:, 0] = np.minimum(least_K, low_KP[:, 1])
     return low_KP, high_KP
@@ -84,7 +89,8 @@ def _starts(log_error_KR: Floats, weight_KR: Floats, x_IR: Floats, scale: Scale)
     error_KR = np.exp(np.broadcast_to(log_error_KR, weight_KR.shape))
     least_K1 = np.where(weight_KR > 0, error_KR, np.inf).min(axis=1, keepdims=True)
     largest, highest = np.exp(scale.log_most), _highest(scale)
-    chances = largest + (highest - largest) * np.array([0.01, 0.15, 1.0]) + 1e-9
+    above = largest + (highest - largest) * np.array([0.01, 0.15, 1.0]) + 1e-9
+    chances = [*(largest * np.array([0.92, 0.96])), *above]
     grid = [
         (low, chance, alpha)
         for low in (0.0, 0.5, 0.8, 0.93, 0.995)
@@ -138,10 +144,10 @@ M4 = Form(
     "m4", ("eps_inf", "eps_0", "alpha", "beta", "c"), ("images",), False, None, "eps_inf",
     _box, _logs, _starts, _outside, _log_at, ("eps_0",),
 )  # fmt: skip
-"""0 <= eps_inf <= min(error), max(error) <= eps_0 <= 1, alpha >= 0, c <= 0.
+"""0 <= eps_inf <= min(error), CHANCE_LEAST max(error) <= eps_0 <= 1, alpha >= 0, c <= 0.
 
-Over 200 simulated studies of 24 sizes of data with noise of 2 % the 95 % intervals cover in 94 to 98 %: those of eps_0
-and alpha, which take each other's place, are too wide rather than too narrow. With several runs at chance level the
-bound on eps_0 puts it too high, as the floor's puts that too low. Where the interval of a loss's eps_0 ends at ten
-times the largest loss, it is open.
+Of 300 simulated studies each of 24 sizes of data with noise of 2 %, the 95 % intervals held the truth in 93.0 to 97.0 %
+where all errors are below chance level, and in 93.3 to 94.3 % where six runs are at it. In the first of these eps_0's
+interval ends at 1 in 9 of 10 studies and cannot be missed there. The floor's own bound puts that too low with several
+runs at it. Where the interval of a loss's eps_0 ends at ten times the largest loss, it is open.
 """
