@@ -4,10 +4,12 @@ SQLite serves one host: write transactions are BEGIN IMMEDIATE, in WAL with sync
 loses acknowledged rows). PostgreSQL serves many: READ COMMITTED, so a statement sees what others committed before it.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import tenacity
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
@@ -22,6 +24,7 @@ __all__ = [
     "StoreAddressError",
     "StoreError",
     "StoreMissing",
+    "StoreRefused",
     "StoreTooNew",
     "StoreUnreachable",
     "default_url",
@@ -32,6 +35,8 @@ T = TypeVar("T")
 
 _CONNECT_SECONDS = 10
 _BUSY_MILLISECONDS = 30_000
+_FORBIDDEN = ("42501", "25006")
+"""What PostgreSQL says to a user without the right, and where nothing may be written."""
 _TRANSIENT_SQLITE = (
     "SQLITE_BUSY",
     "SQLITE_LOCKED",
@@ -58,6 +63,10 @@ class StoreTooNew(StoreError):
     """A newer version of this program made or upgraded the store."""
 
 
+class StoreRefused(StoreError):
+    """The store may not be written from here, or not by this user; or not even be read."""
+
+
 class StoreUnreachable(StoreError):
     """The database does not answer, or not now. What was being written may or may not have been."""
 
@@ -79,7 +88,9 @@ class Store:
         """Connect; make the store's tables, or upgrade them, where needed.
 
         url: an SQLAlchemy URL of SQLite (a file) or PostgreSQL.
-        Raises StoreAddressError, StoreMissing (only with create=False), StoreTooNew or StoreUnreachable.
+        A SQLite file that may not be written from here can be read: see `_is_sealed`.
+        Raises StoreAddressError, StoreMissing (only with create=False), StoreTooNew, StoreUnreachable, or StoreRefused
+        where the tables are missing or old and may not be made.
         """
         address = _address(url)
         store = Store(_engine(address))
@@ -95,7 +106,7 @@ class Store:
                     "upgrade vitscale to use it"
                 )
             if found != SCHEMA:
-                _upgrade(store)
+                _upgrade(store, found)
         except BaseException:
             store.dispose()
             raise
@@ -116,9 +127,10 @@ class Store:
         """A transaction that may write: committed at the end of the block, undone when the block raises.
 
         Raises StoreUnreachable when the database goes away, stays locked, or undoes the transaction for another's sake;
-        it is then open whether the commit happened. `retrying` repeats the block.
+        it is then open whether the commit happened. `retrying` repeats the block. Raises StoreRefused where the store
+        may not be written.
         """
-        with self.answering(), self._engine.connect() as connection:
+        with self.answering(), self.permitted(), self._engine.connect() as connection:
             if self.dialect == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
@@ -126,7 +138,10 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one moment of the store and cannot write. Raises StoreUnreachable as `begin` does."""
+        """A transaction that sees one moment of the store and cannot write. Raises StoreUnreachable as `begin` does.
+
+        Also where a file that may not be written from here was written by others meanwhile.
+        """
         with self.answering(), self._engine.connect() as connection:
             if self.dialect == "sqlite":
                 connection.exec_driver_sql("PRAGMA query_only = ON")
@@ -140,6 +155,7 @@ class Store:
                 if self.dialect == "sqlite":
                     connection.exec_driver_sql("PRAGMA query_only = OFF")
                     connection.rollback()
+            _check_unchanged(self.url, connection)
 
     def dispose(self) -> None:
         """Close all connections. The store can be used again; it then opens new ones."""
@@ -155,7 +171,17 @@ class Store:
                 raise StoreAddressError(f"the file at {self.url} is no SQLite database") from error
             if not _is_transient(error):
                 raise
-            _raise_unreachable(self.url, error)
+            raise StoreUnreachable(f"the store at {self.url} does not answer: {_first_line(error)}") from error
+
+    @contextmanager
+    def permitted(self) -> Iterator[None]:
+        """Raise StoreRefused for what the database does not let us do inside."""
+        try:
+            yield
+        except DBAPIError as error:
+            if not _is_forbidden(error):
+                raise
+            raise StoreRefused(f"the store at {self.url} refuses: {_first_line(error)}") from error
 
     def _version(self) -> str | None:
         """The schema that the store has; None without tables. One statement: opening a store is in every command."""
@@ -164,7 +190,7 @@ class Store:
             "postgresql": f"SELECT count(*) FROM pg_class WHERE oid = to_regclass('{VERSION_TABLE}')",
         }
         ask = text(f"SELECT version_num FROM {VERSION_TABLE}")
-        with self.answering(), self._engine.connect() as connection:
+        with self.answering(), self.permitted(), self._engine.connect() as connection:
             try:
                 found = connection.execute(ask).scalar()
             except DBAPIError as error:
@@ -253,6 +279,14 @@ def _engine(address: URL) -> Engine:
         )
     engine = create_engine(address, connect_args={"timeout": _BUSY_MILLISECONDS / 1000})
 
+    @event.listens_for(engine, "do_connect")
+    def _read_sealed(dialect: Any, record: Any, arguments: list[Any], settings: dict[str, Any]) -> None:
+        file = Path(arguments[0])
+        if _is_sealed(file):
+            record.info[_SEALED] = (file, _stamp(file))
+            arguments[0] = f"file:{quote(str(file))}?immutable=1"
+            settings["uri"] = True
+
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves, and say which
@@ -262,21 +296,59 @@ def _engine(address: URL) -> Engine:
     return engine
 
 
-def _upgrade(store: Store) -> None:
+def _upgrade(store: Store, found: str | None) -> None:
     # Alembic takes 0.2 s to import and is needed once in the life of a store.
     from db import migrate
 
     def once() -> None:
-        with store.answering():
+        with store.answering(), store.permitted():
             migrate.upgrade(store._engine)
 
     # SQLite does not wait for its busy timeout while another process switches the same new file to WAL.
-    tenacity.Retrying(
+    attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(StoreUnreachable),
         wait=tenacity.wait_random_exponential(multiplier=0.02, max=0.5),
         stop=tenacity.stop_after_delay(_BUSY_MILLISECONDS / 1000),
         reraise=True,
-    )(once)
+    )
+    try:
+        attempts(once)
+    except StoreRefused as error:
+        has = "no tables yet" if found is None else f"the tables of an older vitscale (schema {found})"
+        raise StoreRefused(
+            f"the store at {store.url} has {has} and may not be written from here: open it once where it may "
+            "be, as with vitscale status"
+        ) from error
+
+
+_SEALED = "sealed"
+"""Under which a connection knows the file that it reads as one that nobody changes, and its stamp."""
+
+
+def _is_sealed(file: Path) -> bool:
+    """Whether a SQLite file may not be written from here, as on a mount that is read-only, and nobody has it open.
+
+    SQLite cannot read a file in WAL without making others beside it, unless it is told that nobody changes it. Where
+    it could make them for another's file, it would leave them behind as ours, and the other could write no more.
+    """
+    log = Path(f"{file}-wal")
+    if not file.exists() or (log.exists() and log.stat().st_size):
+        return False
+    return not all(
+        os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids) for path in (file, file.parent)
+    )
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    return (file.stat().st_mtime_ns, file.stat().st_size)
+
+
+def _check_unchanged(url: str, connection: Connection) -> None:
+    """Raise StoreUnreachable where what was read as a file that nobody changes has changed."""
+    file, stamp = connection.info.get(_SEALED, (None, None))
+    if file is not None and _stamp(file) != stamp:
+        connection.invalidate()
+        raise StoreUnreachable(f"the store at {url} was written by others while it was read: ask again")
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
@@ -297,10 +369,16 @@ def _sqlite_error(error: DBAPIError) -> str | None:
     return getattr(error.orig, "sqlite_errorname", None)
 
 
-def _raise_unreachable(url: str, error: Exception) -> NoReturn:
+def _is_forbidden(error: DBAPIError) -> bool:
+    """Whether it is the store's last word: a file that may not be written, or a user without the right."""
+    sqlite = (_sqlite_error(error) or "").startswith("SQLITE_READONLY")
+    return sqlite or getattr(error.orig, "sqlstate", None) in _FORBIDDEN
+
+
+def _first_line(error: Exception) -> str:
     cause = error.orig if isinstance(error, DBAPIError) else error
     lines = str(cause).strip().splitlines() or [type(cause).__name__]
-    raise StoreUnreachable(f"the store at {url} does not answer: {lines[0].strip()}") from error
+    return lines[0].strip()
 
 
 def _masked(address: URL) -> str:

@@ -83,6 +83,7 @@ def fit(
             screen_laws.print_split(splits[number], answer.series.direction)
     for name, why in failed:
         screen.say(f"no law for {name}: {why}")
+    screen_laws.say_not_kept(fitted)
 
 
 def _on_frontier(points: str | None) -> bool | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from db import answers, laws
 from db.frontiers import Point
-from db.store import Store
+from db.store import Store, StoreError
 from orchestrator.frontier_reports import Frontier, errors_of, excluded_json, header, point_json
 from orchestrator.reports import NotFound
 from studies.architectures import nearest
@@ -25,7 +25,7 @@ from studies.laws.isoflop import IsoFlop, Method
 from studies.laws.points import Points
 from studies.laws.sentences import resampling
 
-REVISION = 1
+REVISION = 2
 """Raised when the code, not a question, changes the digits of laws: those that were kept are then fitted anew."""
 FORMS = ("power", "saturating", "double-saturating", "surface", "repeated-surface", "m4", "isoflop")
 OF_COST = FORMS[:3]
@@ -53,7 +53,7 @@ class Wish:
 class Fitted:
     """A law and where it is from."""
 
-    law: laws.Law
+    law: laws.NewLaw
     answer: dict[str, Any]
     """What is printed."""
     points: Points
@@ -61,6 +61,8 @@ class Fitted:
     is_new: bool
     fit: Fit | None
     """None for isoFLOP optima, which are no law of the error."""
+    not_kept: str | None = None
+    """Why the store did not take it, as where it may not be written."""
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -73,6 +75,7 @@ class Fitted:
 def fitted(store: Store, found: Frontier, wish: Wish) -> Fitted:
     """The law that is wanted: from the store where the same question was asked of the same results, or fitted now.
 
+    A store that cannot be written keeps no law, which is no reason not to answer.
     Raises ValueError where no such fit is possible, NotFound where the family or the network has no points.
     """
     check_form(wish.form)
@@ -82,14 +85,18 @@ def fitted(store: Store, found: Frontier, wish: Wish) -> Fitted:
     key = _key(found, wish, digest)
     with store.read() as connection:
         kept = laws.law_of(connection, found.study.id, key)
-    is_new = kept is None
-    if kept is None:
-        answer, draws = _fit(found, wish, members, points, key, digest)
-        new = _new_law(found, wish, key, digest, answer, draws)
-        with store.begin() as connection:
-            kept = laws.store(connection, found.study.id, new)
-    answer = {**json.loads(kept.answer), "excluded": excluded_json(found.excluded)}
-    return Fitted(kept, answer, points, is_new, None if wish.form == "isoflop" else _stored_fit(kept))
+    law: laws.NewLaw | None = kept
+    not_kept = None
+    if law is None:
+        law = _new_law(found, wish, key, digest, *_fit(found, wish, members, points, key, digest))
+        try:
+            with store.begin() as connection:
+                law = laws.store(connection, found.study.id, law)
+        except StoreError as error:
+            not_kept = str(error)
+    answer = {**json.loads(law.answer), "excluded": excluded_json(found.excluded)}
+    fit = None if wish.form == "isoflop" else _stored_fit(law)
+    return Fitted(law, answer, points, kept is None, fit, not_kept)
 
 
 def check_form(form: str) -> None:
@@ -223,7 +230,7 @@ def _new_law(found: Frontier, wish: Wish, key: str, digest: str, answer: dict[st
     )
 
 
-def _stored_fit(law: laws.Law) -> Fit:
+def _stored_fit(law: laws.NewLaw) -> Fit:
     said = json.loads(law.answer)
     named = {field.name: said[field.name] for field in fields(Fit) if field.name != "draws"}
     named["residuals"] = [(each["configuration"], each["log_residual"]) for each in said["residuals"]]
@@ -249,7 +256,7 @@ def as_json(
     fitted: Sequence[Fitted], failed: Sequence[tuple[str, str]], splits: Sequence[Allocation], *, by_family: bool
 ) -> dict[str, Any]:
     """Laws for programs: one as it is; of families a list, and those that have none."""
-    listed = [{**law.answer, "in_store": not law.is_new} for law in fitted]
+    listed = [{**law.answer, "in_store": not law.is_new, "not_kept": law.not_kept} for law in fitted]
     for answer, split in zip(listed, splits, strict=False):
         answer["allocation"] = allocation_json(split)
     if not by_family:

@@ -57,6 +57,13 @@ def print_law(fitted: Fitted, series: Series) -> None:
     say(f"law {fitted.law.key[:10]}: {since}")
 
 
+def say_not_kept(fitted: Sequence[Fitted]) -> None:
+    """One line where the store did not take these laws."""
+    whys = [each.not_kept for each in fitted if each.not_kept]
+    if whys:
+        say(f"{'the law is' if len(fitted) == 1 else f'{len(whys)} of {len(fitted)} laws are'} not kept: {whys[0]}")
+
+
 def _parameters(answer: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     if answer["form"] == "isoflop":
         names = {"a": "a", "b": "b", "G": "size_scale", "H": "images_scale"}
@@ -202,6 +209,7 @@ def print_forecast(answer: Forecast) -> None:
         OUT.print(Text(f"  extrapolated    {expected.extrapolation:.3g} times beyond what the law was fitted on"))
     for warning in (*expected.warnings, *answer.fitted.doubts):
         say(f"warning: {warning}")
+    say_not_kept([answer.fitted])
 
 
 def _asked(asked: Combination) -> str:
@@ -252,6 +260,7 @@ def print_plan(answer: Plan) -> None:
         say(f"left out, {reason}: {wording.counted(len(labels), 'candidate')}")
     for warning in (*chosen.warnings, *answer.fitted.doubts):
         say(f"warning: {warning}")
+    say_not_kept([answer.fitted])
 
 
 def _print_runs(answer: Plan, direction: int) -> None:
