@@ -1,10 +1,10 @@
-"""The frontier of 10,000,000 points in 4 families: what stands, the jump along the index, and other ways to the same.
+"""The frontier of 10,000,000 points in 4 families: what stands, what is tied, the jump along the index, and other ways.
 
 python -m benchmarks.frontier [--points N]
 
-Beside them window functions over the same index, those of DuckDB on a table in memory, and NumPy's argsort with a
-running maximum on arrays. Goals are judged by the time on the processor, of the client and of the
-server's process for it: it is the time on the wall of a machine with nothing else to do.
+Beside them window functions over the same index, those of DuckDB on a table in memory, NumPy's argsort with a
+running maximum on arrays, and the definition of ties on arrays. Goals are judged by the time on the processor, of the
+client and of the server's process for it: it is the time on the wall of a machine with nothing else to do.
 """
 
 import argparse
@@ -25,9 +25,12 @@ from sqlalchemy import CursorResult, Index, insert, make_url, text
 
 from benchmarks.databases import fresh_urls, print_table
 from db import frontiers, points, standing
+from db.series import series_with
 from db.store import Connection, Store
 from db.tables import PointRow, SeriesRow, StudyRow, table_of
+from db.ties import ties
 from db.views import frontier_rows
+from studies.frontiers import frontier, tied
 
 POINTS = 10_000_000
 FAMILIES = ("Hybrid", "MLP", "ResNet", "ViT")
@@ -35,6 +38,9 @@ REPEATS = 7
 CHUNK = 100_000
 GAP_SHAPE = 6.0
 """With it 88 of 10,000,000 are on the frontier of all, as in other measurements of ours."""
+REPEATED = 50
+"""One configuration of so many has several seeds."""
+SEEDS, SD = 3, 0.003
 CHANGES = 20_000
 LEADERS = 50
 GOALS = {"sqlite": 900.0, "postgresql": 300.0}
@@ -46,7 +52,7 @@ Floats = NDArray[np.float64]
 Found = set[tuple[str, float, float]]
 """family, cost and quality of each point on a frontier."""
 
-COLUMNS = ("series_id", "configuration", "training", "family", "model", "cost", "quality", "value", "seeds")
+COLUMNS = ("series_id", "configuration", "training", "family", "model", "cost", "quality", "value", "seeds", "sd")
 WINDOW = """
 SELECT family, cost, quality FROM (
     SELECT family, cost, quality, max(quality) OVER (
@@ -71,10 +77,10 @@ def cloud(rows: int) -> tuple[Floats, Floats]:
 # ---------------------------------------------------------------------------------------------------------------- fill
 
 
-def fill(store: Store, url: str, cost: Floats, quality: Floats) -> int:
+def fill(store: Store, url: str, cost: Floats, quality: Floats, name: str = "cloud") -> int:
     """Store the points with the triggers off and the index made afterwards, as one would bring in so many."""
     with store.begin() as c:
-        study = insert(StudyRow).values(name="cloud", title="", source="", shows="", text="", file="", submitted_at=0)
+        study = insert(StudyRow).values(name=name, title="", source="", shows="", text="", file="", submitted_at=0)
         study_id = c.execute(study.returning(StudyRow.id)).scalar_one()
         series = insert(SeriesRow).values(
             study_id=study_id, kind="evaluate", metric="accuracy", dataset="d", split="test", image_size=8, direction=1
@@ -119,7 +125,8 @@ def _rows(series_id: int, cost: Floats, quality: Floats) -> Iterator[tuple[objec
         chunk = zip(cost[start : start + CHUNK].tolist(), quality[start : start + CHUNK].tolist(), strict=True)
         for number, (dear, good) in enumerate(chunk, start):
             name, family = f"{number:064x}", FAMILIES[number % len(FAMILIES)]
-            yield series_id, name, name, family, family, dear, good, good, 1
+            seeds, sd = (1, None) if number % REPEATED else (SEEDS, SD)
+            yield series_id, name, name, family, family, dear, good, good, seeds, sd
 
 
 def _fill_sqlite(url: str, series_id: int, cost: Floats, quality: Floats) -> None:
@@ -138,7 +145,7 @@ def _fill_postgresql(url: str, series_id: int, cost: Floats, quality: Floats) ->
     rows = _rows(series_id, cost, quality)
     with psycopg.connect(url) as raw, raw.cursor() as cursor, cursor.copy(into) as copy:
         while block := ["\t".join(map(str, row)) for row in islice(rows, CHUNK)]:
-            copy.write("\n".join(block) + "\n")
+            copy.write("\n".join(block).replace("None", r"\N") + "\n")
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -202,6 +209,18 @@ def stood(connection: Connection, series_id: int, by_family: bool) -> Found:
     return {(p.family, p.cost, p.quality) for p in frontiers.frontier(connection, series_id, by_family)}
 
 
+def found_tied(connection: Connection, series_id: int) -> set[str]:
+    """Names of the runners-up of all families together, the frontier asked for too."""
+    led = frontiers.frontier(connection, series_id)
+    return {point.configuration for point in ties(connection, series_with(connection, series_id), led)}
+
+
+def tied_by_definition(cost: Floats, quality: Floats) -> set[str]:
+    error = np.full(len(cost), np.nan)
+    error[::REPEATED] = SD / np.sqrt(SEEDS)
+    return {f"{row:064x}" for row in tied(cost, quality, error, frontier(cost, quality)).tolist()}
+
+
 def viewed(connection: Connection) -> int:
     return len(connection.execute(VIEW).all())
 
@@ -225,9 +244,13 @@ def readings(store: Store, series_id: int, cost: Floats, quality: Floats) -> lis
         assert pooled == by_window(c, series_id, "")
         assert viewed(c) == len(by_family)
         assert len(pooled) == by_argsort(cost, quality)
+        assert found_tied(c, series_id) == tied_by_definition(cost, quality)
         print(f"{store.dialect}: {len(by_family)} points on the frontiers of families, {len(pooled)} on that of all")
         timed("standing, the view", partial(viewed, c), STANDING_GOAL, 101)
         timed("the same and its runs", partial(stood, c, series_id, True), None, 101)
+        timed("ties, pooled", partial(found_tied, c, series_id), None)
+        timed("counted", partial(frontiers.configurations, c, series_with(c, series_id)), None)
+        timed("left out", partial(frontiers.excluded, c, series_with(c, series_id)), None)
         timed("jump", partial(by_jump, c, series_id), jump_goal)
         timed("window, by family", partial(by_window, c, series_id, "PARTITION BY family"), None, 1)
         timed("window, pooled", partial(by_window, c, series_id, ""), None, 1)
@@ -281,7 +304,9 @@ def _make_changes(connection: Connection, series_id: int, rows: int) -> None:
     connection.execute(
         text(f"INSERT INTO change VALUES ({', '.join(f':{name}' for name in COLUMNS)})"),
         [
-            dict(zip(COLUMNS, (series_id, f"{n:064x}", f"{n:064x}", FAMILIES[n % 4], "", c, q, q, 1), strict=True))
+            dict(
+                zip(COLUMNS, (series_id, f"{n:064x}", f"{n:064x}", FAMILIES[n % 4], "", c, q, q, 1, None), strict=True)
+            )
             for n, c, q in zip(numbers.tolist(), cost.tolist(), rng.permutation(quality).tolist(), strict=True)
         ],
     )
@@ -329,6 +354,7 @@ def main() -> None:
     assert ask() == by_argsort(cost, quality)
     read.append(("in memory", "DuckDB window, pooled", *taken(ask, 3), ""))
     read.append(("in memory", "NumPy, pooled", *taken(partial(by_argsort, cost, quality), 3), ""))
+    read.append(("in memory", "ties by definition, pooled", *taken(partial(tied_by_definition, cost, quality), 3), ""))
     print(f"\nfrontier of {rows:,} points [ms]; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     print_table(("database", "frontier", "processor", "wall, least", "wall, median", "goal"), read)
     print(f"\n{CHANGES:,} changes of a point [us a row], and a leader that goes [us], on the processor")

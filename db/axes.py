@@ -38,8 +38,8 @@ def points_on(series: Series, axis: str, prices: Prices | None = None) -> Subque
         raise ValueError(f"'{axis}' is no axis of cost: take one of {', '.join(AXES)}")
     points = _mean(series) if series.parts else select(_POINT).where(_POINT.c.series_id == series.id).subquery()
     cost = _cost(points.c, axis, prices or {})
-    # Written as they are compared: what is not finite, not positive or not known is no cost.
-    known = case(((cost > 0) & (cost < literal(math.inf)), cost))
+    # What is not finite, not positive or not known is no cost. Training FLOPs are stored so, and their index is used.
+    known = cost if axis == "flops" else case(((cost > 0) & (cost < literal(math.inf)), cost))
     kept = [column for column in points.c if column.name not in _NOT_COPIED]
     return select(*kept, known.label("cost")).subquery()
 

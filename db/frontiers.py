@@ -1,6 +1,7 @@
 """Frontiers of a study: the points of each series on any axis of cost, and which of them nothing beats.
 
-What a series is stands in `db/series.py`, what is left out of one in `db/left_out.py`. Nothing here writes.
+What a series is stands in `db/series.py`, what is left out of one in `db/left_out.py`, what misses a frontier by little
+in `db/ties.py`. Nothing here writes.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ __all__ = [
     "FrontierPoint",
     "Point",
     "Series",
+    "configurations",
     "excluded",
     "frontier",
     "is_a_mean",
@@ -93,7 +95,7 @@ class FrontierPoint:
 
 
 AnyPoint = TypeVar("AnyPoint", Point, FrontierPoint)
-_OF_POINT = [field.name for field in fields_of(Point) if field.name != "runs"]
+OF_POINT = [field.name for field in fields_of(Point) if field.name != "runs"]
 _OF_FRONTIER = [field.name for field in fields_of(FrontierPoint) if field.name not in ("runs", "same")]
 
 
@@ -108,13 +110,22 @@ def points_of(
     series = _series(connection, series)
     points = points_on(series, axis, prices)
     query = (
-        select(*(points.c[name] for name in _OF_POINT))
+        select(*(points.c[name] for name in OF_POINT))
         .where(points.c.cost.is_not(None))
         .order_by(points.c.cost, points.c.quality.desc(), points.c.configuration)
     )
     rows = connection.execute(query).all()
     runs = runs_behind(connection, series, [row.configuration for row in rows])
     return _spread(connection, series, [Point(**row._mapping, runs=runs[row.configuration]) for row in rows])
+
+
+def configurations(connection: Connection, series: Series, axis: str = "flops", prices: Prices | None = None) -> int:
+    """How many points `points_of` would read. Over training FLOPs the index tells; otherwise all are passed.
+
+    Raises ValueError as `points_of`.
+    """
+    points = points_on(series, axis, prices)
+    return connection.execute(select(func.count(points.c.cost))).scalar_one()
 
 
 def frontier(
@@ -174,17 +185,26 @@ def _unbeaten(led: Sequence[AnyRow]) -> list[AnyRow]:
 def _by_window(
     connection: Connection, series: Series, by_family: bool, axis: str, prices: Prices | None
 ) -> list[AnyRow]:
-    """A frame of groups ends before all that cost and are worth the same: exact duplicates are on it together."""
+    """A frame of groups ends before all that cost and are worth the same: exact duplicates are on it together.
+
+    What is sorted is narrow: of a million points all columns would take twice as long.
+    """
     points = points_on(series, axis, prices)
     best_before = func.max(points.c.quality).over(
         partition_by=points.c.family if by_family else None,
         order_by=[points.c.cost, points.c.quality.desc()],
         groups=(None, -1),
     )
-    columns = [points.c[name] for name in _OF_FRONTIER]
-    ranked = select(*columns, best_before.label("best_before")).where(points.c.cost.is_not(None)).subquery()
-    on_it = ranked.c.best_before.is_(None) | (ranked.c.quality > ranked.c.best_before)
-    return list(connection.execute(select(*(ranked.c[name] for name in _OF_FRONTIER)).where(on_it)))
+    placed = (
+        select(points.c.configuration, points.c.quality, best_before.label("best_before"))
+        .where(points.c.cost.is_not(None))
+        .subquery()
+    )
+    on_it = placed.c.best_before.is_(None) | (placed.c.quality > placed.c.best_before)
+    names = select(placed.c.configuration).where(on_it)
+    return list(
+        connection.execute(select(*(points.c[name] for name in _OF_FRONTIER)).where(points.c.configuration.in_(names)))
+    )
 
 
 def _frontier_point(equals: Sequence[AnyRow], runs: dict[str, tuple[str, ...]]) -> FrontierPoint:

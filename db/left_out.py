@@ -1,11 +1,11 @@
 """What is not in a series, and why; and the runs that are behind its points. Nothing here writes."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, false, func, literal, null, select
 
 from db import wanting
 from db.axes import Prices, points_on
@@ -31,7 +31,7 @@ def excluded(
     """
     reasons: dict[str, list[str]] = {reason: [] for reason in _REASONS}
     for part in series.parts or (series,):
-        for row in connection.execute(_runs_of_kind(part)):
+        for row in _runs_left_out(connection, part):
             reason = _reason(row, part)
             if reason is not None:
                 reasons[reason].append(row.key)
@@ -113,37 +113,39 @@ def _imported_into(series: Series) -> list[ColumnElement[bool]]:
 # ------------------------------------------------------------------------------------------------------------ reasons
 
 
-def _runs_of_kind(series: Series) -> Select[*tuple[Any, ...]]:
-    """The runs of a study that would be in a series, with what they measured in it."""
-    return (
-        select(
-            RunRow.key,
-            RunRow.kind,
-            RunRow.state,
-            RunRow.definition,
-            RunRow.train_flops,
-            ResultRow.metric,
-            ResultRow.value,
-        )
-        .join(StudyRunRow, StudyRunRow.run_id == RunRow.id)
-        .outerjoin(
-            ResultRow,
-            (ResultRow.run_id == RunRow.id)
-            & (ResultRow.metric == series.metric)
-            & (ResultRow.dataset == series.dataset)
-            & (ResultRow.split == series.split)
-            & (ResultRow.image_size == series.image_size),
-        )
-        .where(
-            StudyRunRow.study_id == series.study_id,
-            kind_of_series == series.kind,
-            makes_points,
-            RunRow.dataset == series.dataset,
-            RunRow.split == series.split,
-            RunRow.image_size == series.image_size,
-        )
-        .order_by(StudyRunRow.position)
+def _runs_left_out(connection: Connection, series: Series) -> list[AnyRow]:
+    """The runs of a study that would be in a series and may not be, in the order of the study.
+
+    Asked twice, so that of runs that are in it, which may be millions, no results are looked up.
+    """
+    of_series = [
+        *(ResultRow.metric == series.metric, ResultRow.dataset == series.dataset, ResultRow.split == series.split),
+        ResultRow.image_size == series.image_size,
+    ]
+    definition = case((RunRow.kind == "fewshot", RunRow.definition)).label("definition")
+    columns = (StudyRunRow.position, RunRow.key, RunRow.kind, RunRow.state, RunRow.train_flops, definition)
+    wanted = (
+        StudyRunRow.study_id == series.study_id,
+        kind_of_series == series.kind,
+        makes_points,
+        RunRow.dataset == series.dataset,
+        RunRow.split == series.split,
+        RunRow.image_size == series.image_size,
     )
+    finished = (RunRow.state == State.DONE) & (RunRow.train_flops > 0) & (RunRow.train_flops < literal(math.inf))
+    elsewhere = (
+        select(*columns, ResultRow.metric, ResultRow.value)
+        .join(StudyRunRow, StudyRunRow.run_id == RunRow.id)
+        .outerjoin(ResultRow, and_(ResultRow.run_id == RunRow.id, *of_series))
+        .where(~func.coalesce(finished, false()), *wanted)
+    )
+    not_finite = (
+        select(*columns, literal(series.metric).label("metric"), null().label("value"))
+        .join(StudyRunRow, StudyRunRow.run_id == RunRow.id)
+        .where(finished, *wanted, RunRow.id.in_(select(ResultRow.run_id).where(*of_series, ResultRow.value.is_(None))))
+    )
+    rows = [row for query in (elsewhere, not_finite) for row in connection.execute(query)]
+    return sorted(rows, key=lambda row: row.position)
 
 
 def _reason(row: AnyRow, series: Series) -> str | None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, literal, select
 
 from db.tables import PointRow, SeriesRow, table_of
 from studies.metrics import ACCURACY
@@ -31,6 +31,7 @@ class Series:
     """0 where it is not known, or differs between the data sets of a mean."""
     direction: int
     points: int
+    """0 of a mean, and where they were not counted."""
     parts: "tuple[Series, ...]" = ()
     """The series that it is the mean of; none where it is of one data set."""
 
@@ -45,9 +46,13 @@ class Series:
         return None if self.kind in ("evaluate", "fewshot") else self.kind
 
 
-def series_of(connection: Connection, study_id: int) -> list[Series]:
-    """The series of a study that have results, without means."""
-    rows = connection.execute(_SERIES.where(SeriesRow.study_id == study_id))
+def series_of(connection: Connection, study_id: int, *, counted: bool = True) -> list[Series]:
+    """The series of a study that have results, without means.
+
+    counted: with the number of their points; that takes the longer the more there are.
+    """
+    query = select(*table_of(SeriesRow).c, (_POINTS if counted else literal(0)).label("points"))
+    rows = connection.execute(query.where(SeriesRow.study_id == study_id))
     return sorted(
         (Series(**row._mapping) for row in rows),
         key=lambda series: (series.kind, series.metric, series.dataset, series.split, series.image_size),
@@ -55,7 +60,7 @@ def series_of(connection: Connection, study_id: int) -> list[Series]:
 
 
 def series_with(connection: Connection, series_id: int) -> Series:
-    """The series of this id, which is there. Its points are not counted, which takes as long as there are many."""
+    """The series of this id, which is there. Its points are not counted."""
     row = connection.execute(select(*table_of(SeriesRow).c).where(SeriesRow.id == series_id)).one()
     return Series(**row._mapping, points=0)
 
@@ -86,13 +91,13 @@ def mean_of(
     wanted = {field: value for field, value in fields.items() if value is not None}
     found = [
         series
-        for series in series_of(connection, study_id)
+        for series in series_of(connection, study_id, counted=False)
         if series.dataset in datasets and all(getattr(series, field) == value for field, value in wanted.items())
     ]
     found = _of_one_kind(found, datasets, name, metric)
     parts = tuple(_only([series for series in found if series.dataset == dataset], name) for dataset in datasets)
     splits, sizes = dict.fromkeys(part.split for part in parts), {part.image_size for part in parts}
-    made = replace(
+    return replace(
         parts[0],
         id=0,
         metric=name,
@@ -102,7 +107,6 @@ def mean_of(
         points=0,
         parts=parts,
     )
-    return replace(made, points=_complete(connection, made))
 
 
 def _datasets(name: str) -> tuple[str, ...]:
@@ -148,23 +152,9 @@ def _only(of_dataset: Sequence[Series], name: str) -> Series:
     return match[0]
 
 
-def _complete(connection: Connection, mean: Series) -> int:
-    """How many pre-trainings have one point in each part."""
-    each = (
-        select(PointRow.pretraining)
-        .where(PointRow.series_id.in_([part.id for part in mean.parts]))
-        .group_by(PointRow.pretraining)
-        .having(is_complete(len(mean.parts)))
-    ).subquery()
-    return connection.execute(select(func.count()).select_from(each)).scalar_one()
-
-
 def is_complete(parts: int) -> ColumnElement[bool]:
     """Whether a group of points has exactly one in each of so many series."""
     return (func.count() == parts) & (func.count(PointRow.series_id.distinct()) == parts)
 
 
-_SERIES = select(
-    *table_of(SeriesRow).c,
-    select(func.count()).where(PointRow.series_id == SeriesRow.id).scalar_subquery().label("points"),
-)
+_POINTS = select(func.count()).where(PointRow.series_id == SeriesRow.id).scalar_subquery()

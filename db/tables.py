@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from sqlalchemy import BigInteger, Double, ForeignKey, Index, String, Table, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0004"
+SCHEMA = "0005"
 """The newest migration. A store that names a higher one belongs to a newer version of this program."""
 VERSION_TABLE = "vitscale_version"
 """Ours alone: Optuna keeps its own `alembic_version` in the same database."""
@@ -384,6 +384,19 @@ Index(
     PointRow.quality,
     sqlite_where=text("leads"),
     postgresql_where=text("leads"),
+)
+
+# All that a tie is told from: of few repeated configurations among many single ones it reads only the few.
+Index(
+    "point_repeated",
+    PointRow.series_id,
+    PointRow.family,
+    PointRow.cost,
+    PointRow.quality,
+    PointRow.sd,
+    PointRow.seeds,
+    sqlite_where=text("sd IS NOT NULL"),
+    postgresql_where=text("sd IS NOT NULL"),
 )
 
 

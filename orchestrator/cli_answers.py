@@ -81,14 +81,17 @@ def frontier(
     if parquet:
         rows.check_format(parquet, [".parquet"])
     asked = question(quality, data, split, kind, image_size, cost, price)
+    shape = _axes(hull, axes)
+    answer: frontier_reports.Answer
     with study_store(settings_of(store, folder), study) as (opened, found):
-        answer = frontier_reports.frontier(opened, found, asked, by_family=by_family, axes=_axes(hull, axes))
-        laws = _laws(opened, answer, law) if law else []
-    if plot:
-        if not answer.points:
-            raise reports.NotFound("there is nothing to draw: no configuration has a finite value and a cost")
-        _draw(plot, answer, laws)
-        screen.say(f"wrote {plot}")
+        if plot:
+            answer = drawn = frontier_reports.frontier(opened, found, asked, by_family=by_family, axes=shape)
+            if not drawn.points:
+                raise reports.NotFound("there is nothing to draw: no configuration has a finite value and a cost")
+            _draw(plot, drawn, _laws(opened, drawn, law) if law else [])
+            screen.say(f"wrote {plot}")
+        else:
+            answer = frontier_reports.answer(opened, found, asked, by_family=by_family, axes=shape)
     if parquet:
         rows.write(parquet, frontier_reports.FrontierRow, frontier_reports.rows(answer))
         screen.say(f"wrote {parquet}")

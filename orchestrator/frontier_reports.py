@@ -3,19 +3,20 @@
 Nothing here writes.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from db import answers, frontiers
+from db import answers, frontiers, ties
 from db.frontiers import FrontierPoint, Point, Series
 from db.store import Connection, Store
 from orchestrator.reports import NotFound
 from studies.advantage import Advantage, Curve, advantage, differences
 from studies.architectures import nearest
-from studies.frontiers import Axes, hull, tied
+from studies.frontiers import Axes, hull
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,15 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Frontier:
-    """One frontier with all that stands behind it."""
+class Answer:
+    """One frontier and what is said beside it; of the points that it beats no more than how many there are."""
 
     study: answers.Study
     series: Series
     axis: str
     by_family: bool
-    points: list[Point]
+    configurations: int
+    """With a cost on this axis."""
     frontier: list[FrontierPoint]
     excluded: list[tuple[str, list[str]]]
     tied: list[Point]
@@ -61,9 +63,14 @@ class Frontier:
         return self.hull[1] if self.hull else self.frontier
 
 
-def frontier(
-    store: Store, study: answers.Study, asked: Question, *, by_family: bool, axes: Axes | None = None
-) -> Frontier:
+@dataclass(frozen=True)
+class Frontier(Answer):
+    """One frontier with all points that stand behind it: what figures, laws and comparisons are made of."""
+
+    points: list[Point]
+
+
+def answer(store: Store, study: answers.Study, asked: Question, *, by_family: bool, axes: Axes | None = None) -> Answer:
     """The frontier of one series of a study, of all families together or one for each.
 
     Where several series are left, accuracies go before other metrics, then pre-trained models before transfers, then
@@ -71,30 +78,61 @@ def frontier(
     axes: those on which the lower convex hull is asked for too.
     Raises NotFound when no series matches, ValueError when more than one does or the axis is none.
     """
+    _check(asked)
+    with store.read() as connection:
+        return _answered(connection, study, asked, by_family, axes)
+
+
+def frontier(
+    store: Store, study: answers.Study, asked: Question, *, by_family: bool, axes: Axes | None = None
+) -> Frontier:
+    """The same as `answer`, and all points: it takes as long as there are many. Raises as `answer`."""
+    _check(asked)
+    with store.read() as connection:
+        found = _answered(connection, study, asked, by_family, axes)
+        points = frontiers.points_of(connection, found.series, asked.axis, asked.prices)
+    return Frontier(**vars(found), points=points)
+
+
+def _check(asked: Question) -> None:
     if asked.axis not in frontiers.AXES:
         raise ValueError(f"'{asked.axis}' is no axis of cost{nearest(asked.axis, list(frontiers.AXES))}")
     if asked.prices and asked.axis != "money":
         raise ValueError("a price has no effect on this axis: add --cost money")
-    with store.read() as connection:
-        series, notes = chosen_series(connection, study, asked.wanted)
-        points = frontiers.points_of(connection, series, asked.axis, asked.prices)
-        found = frontiers.frontier(connection, series, by_family, asked.axis, asked.prices)
-        excluded = frontiers.excluded(connection, series, asked.axis, asked.prices)
-    if asked.axis == "money" and not points:
+
+
+def _answered(
+    connection: Connection, study: answers.Study, asked: Question, by_family: bool, axes: Axes | None
+) -> Answer:
+    series, notes = chosen_series(connection, study, asked.wanted)
+    configurations = frontiers.configurations(connection, series, asked.axis, asked.prices)
+    if asked.axis == "money" and not configurations:
         raise ValueError(
             f"what {study.name} costs in money is not known: say what an hour of its devices costs, as in --price 2.5"
         )
-    return Frontier(
+    found = frontiers.frontier(connection, series, by_family, asked.axis, asked.prices)
+    return Answer(
         study=study,
         series=series,
         axis=asked.axis,
         by_family=by_family,
-        points=points,
+        configurations=configurations,
         frontier=found,
-        excluded=excluded,
-        tied=_tied(points, found, by_family),
+        excluded=frontiers.excluded(connection, series, asked.axis, asked.prices),
+        tied=ties.ties(connection, series, found, by_family, asked.axis, asked.prices),
         hull=(axes, _corners(series, found, axes, by_family)) if axes else None,
-        notes=notes,
+        notes=(*notes, *_mixed(found, asked.axis)),
+    )
+
+
+def _mixed(found: Sequence[FrontierPoint], axis: str) -> tuple[str, ...]:
+    """A note where device time is of several kinds of device: an hour of one is not an hour of another."""
+    kinds = Counter(point.device or "several or unnamed ones" for point in found)
+    if axis != "device-seconds" or len(kinds) < 2:
+        return ()
+    said = ", ".join(f"{count} on {kind}" for kind, count in kinds.most_common())
+    return (
+        f"this is time of several kinds of device, whose hours do not compare ({said}): for prices say --cost money",
     )
 
 
@@ -115,11 +153,11 @@ _LAST = {"split": "test"}
 def chosen_series(
     connection: Connection, study: answers.Study, wanted: Mapping[str, Any]
 ) -> tuple[Series, tuple[str, ...]]:
-    """The one series that is meant, and what is to be said about the choice. Raises as `frontier`.
+    """The one series that is meant, and what is to be said about the choice. Raises as `answer`.
 
     wanted: fields of a series by name; what is not there may be any.
     """
-    found = frontiers.series_of(connection, study.id)
+    found = frontiers.series_of(connection, study.id, counted=False)
     if not found:
         raise NotFound(f"{study.name} has no results yet; see how far it is with: vitscale status {study.name}")
     metric = wanted.get("metric", "")
@@ -166,7 +204,7 @@ def _listed(series: list[Series], given: Mapping[str, str | int]) -> str:
     return "; ".join(" ".join(f"{_OPTIONS[name]} {getattr(each, name)}" for name in shown) for each in series)
 
 
-# ------------------------------------------------------------------------------------------------------- ties and hulls
+# ----------------------------------------------------------------------------------------------------------- hulls
 
 
 def errors_of(series: Series, values: Sequence[float]) -> list[float]:
@@ -174,39 +212,13 @@ def errors_of(series: Series, values: Sequence[float]) -> list[float]:
     return [1 - value if series.direction > 0 else value for value in values]
 
 
-def _groups(points: Sequence[Any], by_family: bool) -> list[list[int]]:
-    """Numbers of the points of each frontier."""
-    if not by_family:
-        return [list(range(len(points)))]
-    families = dict.fromkeys(point.family for point in points)
-    return [[i for i, point in enumerate(points) if point.family == family] for family in families]
-
-
 def _corners(series: Series, found: Sequence[FrontierPoint], axes: Axes, by_family: bool) -> list[FrontierPoint]:
     kept = []
-    for group in _groups(found, by_family):
-        points = [found[i] for i in group]
+    for family in dict.fromkeys(point.family if by_family else None for point in found):
+        points = [point for point in found if family is None or point.family == family]
         errors = errors_of(series, [point.value for point in points])
         kept += [points[i] for i in hull([point.cost for point in points], errors, axes)]
     return kept
-
-
-def _standard_error(point: Point) -> float:
-    """Of the mean over seeds; NaN for one seed."""
-    return float("nan") if point.sd is None else point.sd / float(np.sqrt(point.seeds))
-
-
-def _tied(points: Sequence[Point], found: Sequence[FrontierPoint], by_family: bool) -> list[Point]:
-    leading = {point.configuration for point in found}
-    near = []
-    for group in _groups(points, by_family):
-        of_group = [points[i] for i in group]
-        members = [i for i, point in enumerate(of_group) if point.configuration in leading]
-        if members:
-            costs, qualities = [point.cost for point in of_group], [point.quality for point in of_group]
-            rows = tied(costs, qualities, [_standard_error(point) for point in of_group], members)
-            near += [of_group[i] for i in rows]
-    return sorted(near, key=lambda point: (point.family if by_family else "", point.cost, -point.quality))
 
 
 # --------------------------------------------------------------------------------------------------- rows and JSON
@@ -245,7 +257,7 @@ class FrontierRow:
 _OF_POINT = tuple(FrontierRow.__annotations__)[7:]
 
 
-def rows(found: Frontier) -> list[FrontierRow]:
+def rows(found: Answer) -> list[FrontierRow]:
     """The frontier as rows for files."""
     return [
         FrontierRow(
@@ -278,14 +290,14 @@ def excluded_json(excluded: Sequence[tuple[str, Sequence[str]]]) -> list[dict[st
     return [{"reason": reason, "count": len(keys), "runs": list(keys)} for reason, keys in excluded]
 
 
-def as_json(found: Frontier) -> dict[str, Any]:
+def as_json(found: Answer) -> dict[str, Any]:
     """The frontier for programs."""
     return {
         **header(found.study, found.series, found.axis),
         "by_family": found.by_family,
         "shape": "hull" if found.hull else "staircase",
         "axes": found.hull[0] if found.hull else None,
-        "configurations": len(found.points),
+        "configurations": found.configurations,
         "points": [point_json(point) for point in found.shown],
         "tied": [point_json(point) for point in found.tied],
         "excluded": excluded_json(found.excluded),

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from db.frontiers import FrontierPoint, Point, Series
 from orchestrator import wording
-from orchestrator.frontier_reports import Comparison, Frontier
+from orchestrator.frontier_reports import Answer, Comparison
 from orchestrator.screen import OUT, print_table, say
 
 AXES = {
@@ -89,7 +89,7 @@ def _some(keys: Sequence[str], most: int) -> str:
 # ---------------------------------------------------------------------------------------------------------- frontier
 
 
-def print_frontier(found: Frontier) -> None:
+def print_frontier(found: Answer) -> None:
     """The frontier as a table, runner-ups within one standard error among them; what was left out, as messages."""
     for note in found.notes:
         say(note)
@@ -147,9 +147,9 @@ def _count(number: float | None) -> str:
     return "" if number is None else f"{number:,.0f}"
 
 
-def _frontier_title(found: Frontier) -> str:
+def _frontier_title(found: Answer) -> str:
     on = "" if found.axis == "flops" else f" by {AXES[found.axis]}"
-    counted = f"{len(found.shown)} of {wording.counted(len(found.points), 'configuration')}"
+    counted = f"{len(found.shown)} of {wording.counted(found.configurations, 'configuration')}"
     ties = f", {len(found.tied)} tied within one standard error" if found.tied else ""
     if found.hull:
         return f"{titled(found.series)}{on}, lower convex hull on the axes {HULLS[found.hull[0]]}: {counted}"

@@ -1,5 +1,6 @@
 """Frontiers on every axis of cost, means over data sets, imported results beside own ones, and what is left out."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,10 +14,13 @@ from sqlalchemy import insert, text
 from db import frontiers, ledger, points
 from db.frontiers import AVG5, AXES
 from db.left_out import runs_behind
+from db.series import series_with
 from db.store import Connection, Store
 from db.tables import ExternalRow, PointRow, SeriesRow, StudyRow
+from db.ties import ties
 from db.views import frontier_rows
 from studies import metrics
+from studies.frontiers import tied
 from studies.planned import PlannedRun
 from tests import builders
 from tests.builders import evaluation, fine_tuning, training
@@ -50,7 +54,9 @@ def cloud(connection: Connection, given: Cloud, axis: str) -> int:
     rows = [
         {
             **{"series_id": series, "configuration": f"{n:064x}", "training": f"{n:064x}", "family": family},
-            **{"model": family, "quality": quality, "value": quality, "seeds": 1, COLUMNS[axis]: cost},
+            **{"model": family, "quality": quality, "value": quality, "seeds": 1},
+            # Training FLOPs are stored where they are a cost, and only there.
+            COLUMNS[axis]: (cost or None) if axis == "flops" else cost,
         }
         for n, (family, cost, quality) in enumerate(given)
     ]
@@ -96,7 +102,8 @@ def test_the_frontier_on_every_axis_is_the_one_of_its_definition(store: Store, g
         for family in ("ResNet", "ViT"):
             found = [point for point in by_family if point.family == family]
             assert names_of(found) == by_definition(given, {family})
-        assert len(frontiers.points_of(c, series, axis)) == sum(bool(cost) for _, cost, _ in given)
+        counted = frontiers.configurations(c, series_with(c, series), axis)
+        assert counted == len(frontiers.points_of(c, series, axis)) == sum(bool(cost) for _, cost, _ in given)
         if axis == "flops":
             jumped = c.execute(text(frontier_rows(store.dialect, "WHERE s.id = :of")), {"of": series}).all()
             assert {row.configuration for row in jumped} == names_of(by_family)
@@ -112,6 +119,107 @@ def test_an_axis_that_is_none_and_a_price_that_is_none_are_refused(store: Store)
         for price in (0.0, -1.0, float("nan"), float("inf")):
             with pytest.raises(ValueError, match="of h200 is no positive amount of money"):
                 frontiers.points_of(c, series, "money", {"h200": price})
+
+
+# ----------------------------------------------------------------------------------------------------------------- ties
+
+
+def tied_by_definition(all_points: Sequence[frontiers.Point], led: Sequence[frontiers.FrontierPoint]) -> set[str]:
+    """Names of the points that the definition calls tied, of one frontier and all points that it is of."""
+    names = [point.configuration for point in all_points]
+    rows = tied(
+        [point.cost for point in all_points],
+        [point.quality for point in all_points],
+        [math.nan if point.sd is None else point.sd / math.sqrt(point.seeds) for point in all_points],
+        [names.index(point.configuration) for point in led],
+    )
+    return {names[row] for row in rows}
+
+
+def check_ties(connection: Connection, series: frontiers.Series, axis: str) -> int:
+    """How many ties there are with the frontier of all, once what SQL finds is what the definition says."""
+    all_points = frontiers.points_of(connection, series, axis)
+    known = {point.configuration: point for point in all_points}
+    pooled = ties(connection, series, frontiers.frontier(connection, series, axis=axis), axis=axis)
+    by_family = ties(connection, series, frontiers.frontier(connection, series, True, axis), True, axis)
+    led = frontiers.frontier(connection, series, axis=axis)
+    assert {point.configuration for point in pooled} == tied_by_definition(all_points, led)
+    for family in {point.family for point in all_points}:
+        own = [point for point in all_points if point.family == family]
+        led = [p for p in frontiers.frontier(connection, series, by_family=True, axis=axis) if p.family == family]
+        found = {point.configuration for point in by_family if point.family == family}
+        assert found == tied_by_definition(own, led)
+    assert [known[point.configuration] for point in (*pooled, *by_family)] == [*pooled, *by_family]
+    assert pooled == sorted(pooled, key=lambda point: (point.cost, -point.quality, point.configuration))
+    assert [p.family for p in by_family] == sorted(p.family for p in by_family)
+    return len(pooled)
+
+
+# Deviations whose standard errors are just as large as differences are common too.
+deviations = st.none() | st.sampled_from([0.0, 0.5, 1.0]) | st.floats(1e-9, 0.1)
+
+
+@given(
+    given=clouds,
+    spread=st.lists(st.tuples(deviations, st.sampled_from([2, 4, 5])), min_size=30, max_size=30),
+    axis=st.sampled_from(AXES),
+)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_sql_finds_tied_is_what_the_definition_says(
+    store: Store, given: Cloud, spread: Sequence[tuple[float | None, int]], axis: str
+) -> None:
+    with pytest.raises(_Undo), store.begin() as c:  # noqa: PT012 - each example starts with an empty store
+        series = series_with(c, cloud(c, given, axis))
+        for n, (_, (sd, seeds)) in enumerate(zip(given, spread, strict=False)):
+            fields = {"sd": sd, "seeds": 1 if sd is None else seeds, "name": f"{n:064x}"}
+            c.execute(text("UPDATE point SET sd = :sd, seeds = :seeds WHERE configuration = :name"), fields)
+        check_ties(c, series, axis)
+        raise _Undo
+
+
+seeds_of_networks = st.lists(
+    st.tuples(
+        st.sampled_from(["ResNet", "ViT"]),
+        st.sampled_from([1.0, 2.0, 3.0, 4.0]),
+        st.lists(
+            st.tuples(st.sampled_from([0.25, 0.5]) | st.floats(0, 1), st.sampled_from([0.25, 0.5])),
+            min_size=1,
+            max_size=3,
+        ),
+    ),
+    max_size=8,
+)
+
+
+@given(networks=seeds_of_networks)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_sql_finds_tied_with_a_mean_is_what_the_definition_says(store: Store, networks: Sequence[Any]) -> None:
+    with pytest.raises(_Undo), store.begin() as c:  # noqa: PT012 - each example starts with an empty store
+        study = study_named(c)
+        for n, (family, flops, seeds) in enumerate(networks):
+            for seed, of_datasets in enumerate(seeds):
+                for dataset, value in zip("ab", of_datasets, strict=True):
+                    fields = {"dataset": dataset, "seed": seed, "family": family, "train_flops": flops}
+                    external(c, study, f"network {n}", value, **fields)
+        points.refresh(c, study)
+        if networks:
+            check_ties(c, frontiers.mean_of(c, study, "mean(a,b)"), "flops")
+        raise _Undo
+
+
+@pytest.mark.parametrize("axis", ["flops", "images"])
+def test_a_frontier_longer_than_one_statement_asks_for_has_all_its_ties(store: Store, axis: str) -> None:
+    length = 1_100
+    given = [("ViT", float(cost), cost / 4096) for cost in range(1, length + 1)]
+    given += [("ViT", cost + 0.5, cost / 4096 - 1e-5) for cost in range(1, length + 1)]
+    with store.begin() as c:
+        series = series_with(c, cloud(c, given, axis))
+        c.execute(text("UPDATE point SET sd = 4e-5, seeds = 4"))
+        assert check_ties(c, series, axis) == length
+        c.execute(text("UPDATE point SET sd = NULL, seeds = 1 WHERE quality * 4096 = floor(quality * 4096)"))
+        assert check_ties(c, series, axis) == length
+        c.execute(text("UPDATE point SET sd = NULL, seeds = 1"))
+        assert check_ties(c, series, axis) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------- own runs
@@ -303,7 +411,7 @@ def test_avg5_is_the_mean_of_configurations_that_have_all_five(store: Store) -> 
         points.refresh(c, study)
         mean = frontiers.mean_of(c, study, "avg5")
         assert (mean.metric, mean.datasets, mean.split, mean.image_size) == ("avg5", AVG5, "validation, test", 8)
-        assert (mean.points, mean.direction, mean.kind) == (2, 1, "evaluate")
+        assert (frontiers.configurations(c, mean), mean.direction, mean.kind) == (2, 1, "evaluate")
         (best,) = frontiers.frontier(c, mean)
         assert best.value == pytest.approx(0.7, rel=1e-15)
         assert (best.cost, best.sd) == (2.0, None)

@@ -187,6 +187,14 @@ def test_a_runner_up_within_one_standard_error_is_tied(tmp_path: Path) -> None:
     assert tied["configuration"] not in {point["configuration"] for point in found["points"]}
 
 
+@pytest.mark.parametrize("options", [(), ("--by", "family"), ("--cost", "images"), ("--hull",)])
+def test_the_answer_is_the_same_whether_all_points_are_read_for_a_figure_or_none(
+    scaling: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    without = asked("frontier", "scaling", *options, cwd=scaling)
+    assert asked("frontier", "scaling", *options, "--plot", tmp_path / "f.svg", cwd=scaling) == without
+
+
 def test_families_without_a_common_quality_have_no_ratio(tmp_path: Path) -> None:
     store = small_study(
         tmp_path, {("ViT", 40): (0.6,), ("ViT", 80): (0.7,), ("ResNet", 40): (0.2,), ("ResNet", 80): (0.3,)}
