@@ -194,6 +194,8 @@ class ExternalRecord:
     data_rows: int | None
     epochs: float | None
     imported_at: float
+    device: str | None = None
+    """Capsules of before there was such a column have none."""
 
     @property
     def said(self) -> External:

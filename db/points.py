@@ -238,20 +238,25 @@ def _imported_costs(rows: Sequence[AnyRow]) -> dict[str, Any]:
     return {
         "images": rows[0].images,
         "device_seconds": _mean_if_all([row.device_seconds for row in rows]),
-        "device": None,
+        "device": _one({row.device for row in rows}),
         "money": _mean_if_all([row.money for row in rows]),
     }
 
 
 def _measured_costs(rows: Sequence[AnyRow], behind: Mapping[int, "_Pretraining"]) -> dict[str, Any]:
     trainings = [behind[row.pretraining_id] for row in rows if row.pretraining_id is not None]
-    devices = {device for training in trainings for device in training.devices}
+    devices: set[str | None] = {device for training in trainings for device in training.devices}
     return {
         "images": trainings[0].images if trainings else None,
         "device_seconds": _mean_if_all([training.device_seconds for training in trainings]),
-        "device": devices.pop() if len(devices) == 1 else None,
+        "device": _one(devices),
         "money": None,
     }
+
+
+def _one(devices: Collection[str | None]) -> str | None:
+    """The kind of device, where there is one alone."""
+    return next(iter(devices)) if len(devices) == 1 else None
 
 
 def _mean_if_all(values: Sequence[float | None]) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from sqlalchemy import BigInteger, Double, ForeignKey, Index, String, Table, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0005"
+SCHEMA = "0006"
 """The newest migration. A store that names a higher one belongs to a newer version of this program."""
 VERSION_TABLE = "vitscale_version"
 """Ours alone: Optuna keeps its own `alembic_version` in the same database."""
@@ -428,6 +428,8 @@ class ExternalRow(Base):
     """NULL: not a finite number."""
     train_flops: Mapped[float | None]
     device_seconds: Mapped[float | None]
+    device: Mapped[str | None]
+    """The kind of device that the time is of; NULL where nobody says."""
     money: Mapped[float | None]
     images: Mapped[float | None]
     forward_flops: Mapped[float | None]

@@ -21,7 +21,7 @@ from typing import Any
 
 from workers import durable
 
-FORMAT = 1
+FORMAT = 2
 """Of the archive and of all that is in it. A reader refuses newer ones."""
 ENDINGS = (".tar.gz", ".zip")
 MANIFEST = "MANIFEST.json"

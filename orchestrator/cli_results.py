@@ -56,7 +56,8 @@ def import_results(
         typer.Option(
             "--set",
             metavar="FIELD=VALUE,...",
-            help="Of all rows: metric, dataset, split, image_size; kind is evaluate or the name of a transfer.",
+            help="Of all rows: metric, dataset, split, image_size; device, whose time it is; kind is evaluate or the "
+            "name of a transfer. What is not set may be a column of this name.",
         ),
     ] = None,
     where: Annotated[

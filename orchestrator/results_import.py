@@ -23,6 +23,8 @@ from studies.units import COST_UNITS, COUNT_UNITS, ONES, QUALITY_UNITS
 
 FORMATS = (".csv", ".parquet", ".json")
 _FIELDS = ("kind", "metric", "dataset", "split", "image_size")
+_DEVICE = "device"
+"""What may be set beside the fields of a series: the kind that device time is of."""
 _USUAL_KIND = "evaluate"
 
 
@@ -40,7 +42,7 @@ class Said:
     epochs: str | None = None
     seed: str | None = None
     fields: Mapping[str, str | int] = field(default_factory=dict)
-    """Of the series, by name."""
+    """Of the series, by name; and `device`, the kind that all device time is of."""
     where: Sequence[tuple[str, str]] = ()
     """Columns, and the value that rows must have there to be taken."""
 
@@ -137,8 +139,9 @@ def prepare_file(store: Store | None, file: str, study: str | None, said: Said) 
     if not table.lines:
         raise ValueError(f"{path} has no rows")
     columns = _columns(table, said)
-    fields = _series(_series_of(store, study), study, table, columns, said.fields)
-    rows = results_of(table, columns, fields)
+    given = {name: value for name, value in said.fields.items() if name in _FIELDS}
+    fields = _series(_series_of(store, study), study, table, columns, given)
+    rows = results_of(table, columns, fields, _device(table, columns, said))
     return Prepared(study, f"Imported: {path.name}", str(path), rows, _notes(fields, rows))
 
 
@@ -232,8 +235,10 @@ def _columns(table: ForeignTable, said: Said) -> Columns:
     for name in (said.family, said.label, said.epochs, said.seed):
         if name is not None:
             table.column(name)
+    costs = tuple(quantity(text, table, COST_UNITS, "flops") for text in said.costs)
+    taken = {*said.fields, said.family, said.label, *(cost.column for cost in costs)}
     return Columns(
-        costs=tuple(quantity(text, table, COST_UNITS, "flops") for text in said.costs),
+        costs=costs,
         quality=quantity(said.quality, table, QUALITY_UNITS, "fraction"),
         family=said.family,
         label=said.label,
@@ -242,7 +247,18 @@ def _columns(table: ForeignTable, said: Said) -> Columns:
         images=counted(said.images),
         epochs=said.epochs,
         seed=said.seed,
+        device=_DEVICE if _DEVICE in table.columns and _DEVICE not in taken else None,
     )
+
+
+def _device(table: ForeignTable, columns: Columns, said: Said) -> str | None:
+    """The kind of device that is said of all rows. Raises ValueError where they have no time that it could be of."""
+    device = said.fields.get(_DEVICE)
+    if device is None:
+        return table.says.get(_DEVICE)
+    if not any(COST_UNITS[cost.unit].axis == "device-seconds" for cost in columns.costs):
+        raise ValueError(f"--set {_DEVICE}={device} says whose time it is: add one, as in --cost COLUMN:device-hours")
+    return str(device)
 
 
 def _series(
@@ -330,8 +346,8 @@ def read_fields(texts: Sequence[str]) -> dict[str, str | int]:
         if not equals or not value:
             raise ValueError(f"'{pair}' sets nothing: write it as in --set metric=accuracy,dataset=imagenet")
         name = name.replace("-", "_")
-        if name not in _FIELDS:
-            raise ValueError(f"'{name}' is nothing to set{nearest(name, list(_FIELDS))}")
+        if name not in (*_FIELDS, _DEVICE):
+            raise ValueError(f"'{name}' is nothing to set{nearest(name, [*_FIELDS, _DEVICE])}")
         if name in fields:
             raise ValueError(f"{name} is set twice")
         fields[name] = image_size(value) if name == "image_size" else value

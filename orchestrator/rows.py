@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -72,6 +72,7 @@ def as_parquet(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstanc
 def from_parquet(kind: "type[R]", content: bytes, *, most_rows: int) -> "tuple[R, ...]":
     """The rows of a file that `as_parquet` made: instances of the dataclass `kind`, whose fields are no tuples.
 
+    The last columns may be missing where their fields have defaults: a file may be older than they are.
     Raises ValueError for what is no such file, for other columns or types, for a missing value where none may be, and
     for more rows than `most_rows`: they are counted before they are read.
     """
@@ -79,17 +80,19 @@ def from_parquet(kind: "type[R]", content: bytes, *, most_rows: int) -> "tuple[R
     import pyarrow.parquet as pq
 
     schema = _schema(kind)
+    needed = sum(field.default is MISSING for field in fields(kind))
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         if file.metadata.num_rows > most_rows:
             raise ValueError(f"it has {file.metadata.num_rows:,} rows, and {most_rows:,} are allowed")
-        if not file.schema_arrow.equals(schema):
+        there = len(file.schema_arrow)
+        if there < needed or not file.schema_arrow.equals(pa.schema(list(schema)[:there])):
             raise ValueError("its columns are others")
         table = file.read()
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError("it is no whole Parquet file") from error
-    for name, column in zip(schema.names, table.columns, strict=True):
+    for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count and not schema.field(name).nullable:
             raise ValueError(f"a value of its column {name} is missing")
     return tuple(kind(*values) for values in zip(*(column.to_pylist() for column in table.columns), strict=True))

@@ -70,6 +70,8 @@ class Columns:
     """Training images seen, repeats counted. Where it is missing: epochs times `data`."""
     epochs: str | None = None
     seed: str | None = None
+    device: str | None = None
+    """The kind of device that a row's time is of; empty where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,13 @@ class External:
     epochs: float | None
     has_seeds: bool = False
     """Its table has a column of seeds: rows that differ in seed and measured cost are replicates."""
+    device: str | None = None
 
     @cached_property
     def key(self) -> str:
         """SHA-256 of what it says, wherever it is said."""
-        return _digest({name: getattr(self, name) for name in SAID})
+        said = {name: getattr(self, name) for name in SAID}
+        return _digest({name: value for name, value in said.items() if name != "device" or value is not None})
 
     @cached_property
     def configuration(self) -> str:
@@ -122,13 +126,16 @@ class External:
     def says(self) -> str:
         """For messages: value and cost."""
         costs = {axis: getattr(self, name) for axis, name in COST_FIELDS.items()}
-        named = ", ".join(f"{cost!r} {axis}" for axis, cost in costs.items() if cost is not None)
+        on = {"device-seconds": f" on {self.device}"} if self.device else {}
+        named = ", ".join(f"{cost!r} {axis}{on.get(axis, '')}" for axis, cost in costs.items() if cost is not None)
         return f"{'no finite number' if self.value is None else self.value!r}" + (f" at {named}" if named else "")
 
     def _network(self) -> dict[str, Any]:
         names = ["family", "model", "parameters", "data_rows", "epochs", "images", "train_flops"]
         # Seeds do not take the same time; without seeds another time is another network.
         names += [] if self.has_seeds else _MEASURED
+        # What is not said leaves digests what they were before it could be.
+        names += ["device"] if self.device is not None and not self.has_seeds else []
         return {name: getattr(self, name) for name in names}
 
 
@@ -171,8 +178,12 @@ def check_metric(metric: str, unit: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-def results_of(table: ForeignTable, columns: Columns, series: SeriesFields) -> list[External]:
+def results_of(
+    table: ForeignTable, columns: Columns, series: SeriesFields, device: str | None = None
+) -> list[External]:
     """What the rows of a table say. All of them are checked: either all can be had, or none.
+
+    device: the kind that all device time is of, where no column says it of each row.
 
     A value that is missing or not finite is None, and so is a cost that is missing, not finite, zero or negative. A row
     that is there twice is one result.
@@ -181,7 +192,7 @@ def results_of(table: ForeignTable, columns: Columns, series: SeriesFields) -> l
     and for two rows that say different things of the same.
     """
     check_metric(series.metric, columns.quality.unit)
-    for text in (series.kind, series.dataset, series.split):
+    for text in (series.kind, series.dataset, series.split, *([] if device is None else [device])):
         _text(text)
     found = _counts(table, columns)
     _add_costs(found, table, columns)
@@ -189,6 +200,7 @@ def results_of(table: ForeignTable, columns: Columns, series: SeriesFields) -> l
         found[name] = _column(table, column, _text, plain=True)
     found["value"] = _values(table, columns.quality)
     found["seed"] = [0] * len(table.lines) if columns.seed is None else _column(table, columns.seed, _seed)
+    found["device"] = _devices(table, columns, found.get("device_seconds"), device)
     unknown = [None] * len(table.lines)
     shared = {**asdict(series), "has_seeds": columns.seed is not None}
     cells = {name: found.get(name, unknown) for name in SAID if name not in shared}
@@ -226,6 +238,18 @@ def _add_costs(fields: dict[str, list[Any]], table: ForeignTable, columns: Colum
         fields[name] = _column(table, cost.column, partial(_cost, unit=unit, whole=name == "parameters"))
     if "images" not in fields and {"epochs", "data_rows"} <= fields.keys():
         fields["images"] = [_product(*both) for both in zip(fields["epochs"], fields["data_rows"], strict=True)]
+
+
+def _devices(
+    table: ForeignTable, columns: Columns, times: Sequence[float | None] | None, device: str | None
+) -> list[str | None]:
+    """The kind of device that the time of each row is of; None where it has no time, or nobody says."""
+    if times is None:
+        return [None] * len(table.lines)
+    kinds = [device] * len(times)
+    if columns.device is not None:
+        kinds = _column(table, columns.device, lambda cell: _text(cell) if cell.strip() else None, plain=True)
+    return [None if time is None else kind for time, kind in zip(times, kinds, strict=True)]
 
 
 def _column(table: ForeignTable, column: str, read: Callable[[Any], Any], *, plain: bool = False) -> list[Any]:

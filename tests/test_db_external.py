@@ -55,7 +55,7 @@ def test_the_same_results_again_change_nothing(store: Store) -> None:
 def test_a_result_says_the_same_in_the_store_as_before(store: Store) -> None:
     odd = replace(
         IMAGENET[0], value=None, train_flops=None, device_seconds=0.1 + 0.2, money=1e-300, forward_flops=1.1e9, seed=-1,
-        parameters=2**63 - 1, epochs=None, has_seeds=True, place="a: b.csv:7",
+        parameters=2**63 - 1, epochs=None, has_seeds=True, place="a: b.csv:7", device="TPU v3",
     )  # fmt: skip
     with store.begin() as connection:
         stored = put(connection, [odd])
@@ -140,6 +140,36 @@ def test_seeds_are_averaged_whatever_time_they_took(store: Store) -> None:
         [point] = frontiers.points_of(connection, series)
     assert point.seeds == 2
     assert point.value == pytest.approx(0.85, abs=1e-15)
+
+
+def test_imported_time_has_the_kind_of_its_devices_and_so_a_price(store: Store) -> None:
+    first = replace(IMAGENET[0], device_seconds=7200.0, device="v3")
+    second = replace(IMAGENET[1], device_seconds=3600.0)
+    with store.begin() as connection:
+        stored = put(connection, [first, second])
+        [series] = frontiers.series_of(connection, stored.study_id)
+        priced = {
+            name: [(point.device, point.cost) for point in frontiers.points_of(connection, series, "money", prices)]
+            for name, prices in {"v3": {"v3": 2.0}, "any": {"": 5.0}, "v4": {"v4": 2.0}}.items()
+        }
+    assert priced == {"v3": [("v3", 4.0)], "any": [(None, 5.0), ("v3", 10.0)], "v4": []}
+
+
+def test_time_of_seeds_on_several_kinds_of_devices_is_of_none(store: Store) -> None:
+    seed = replace(IMAGENET[0], has_seeds=True, device_seconds=3.0, device="v3")
+    with store.begin() as connection:
+        stored = put(connection, [seed, replace(seed, seed=1, device="v4", value=0.9)])
+        [series] = frontiers.series_of(connection, stored.study_id)
+        [point] = frontiers.points_of(connection, series)
+    assert (point.seeds, point.device) == (2, None)
+
+
+def test_a_device_that_is_named_later_is_another_result_and_the_message_says_so(store: Store) -> None:
+    unnamed = replace(IMAGENET[0], device_seconds=3.0)
+    with store.begin() as connection:
+        put(connection, [unnamed])
+        with pytest.raises(ValueError, match=r"3\.0 device-seconds on v3, .* says 0\.8073 at .*device-seconds, "):
+            put(connection, [replace(unnamed, device="v3")])
 
 
 def test_removing_a_file_leaves_the_others_and_own_results(store: Store) -> None:

@@ -61,6 +61,15 @@ OLDER_POINTS = (
 )
 """Rows of a store of schema 0003: two trainings, the second of which starts from the first, and their accuracies."""
 
+OLDER_IMPORT = (
+    OLDER[0],
+    "INSERT INTO external (study_id, key, configuration, training, source, kind, metric, dataset, split, image_size,"
+    " family, model, seed, value, train_flops, device_seconds, imported_at) VALUES"
+    f" (1, '{'a' * 64}', '{'b' * 64}', '{'c' * 64}', 't.csv:2', 'evaluate', 'accuracy', 'digits', 'test', 8, 'A', 'a',"
+    " 0, 0.5, 1e18, 3600, 1)",
+)
+"""Rows of a store of schema 0004: an imported result."""
+
 
 def schema_text(connection: Connection) -> list[tuple[str, ...]]:
     """Tables, columns, types, defaults and indexes as the database itself spells them, in no order."""
@@ -167,6 +176,18 @@ def test_the_upgrade_to_answers_gives_the_points_of_an_older_store_their_other_c
         assert [tuple(row) for row in c.execute(query)] == [("e" * 64, True)]
         c.execute(text("DELETE FROM point WHERE cost = 600"))
         assert [row.configuration for row in c.execute(query)] == ["f" * 64]
+    store.dispose()
+
+
+def test_the_upgrade_to_devices_keeps_imported_results_which_name_none(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older_store(empty_url, "0004", OLDER_IMPORT, monkeypatch)
+    store = Store.open(empty_url)
+    with store.read() as c:
+        assert [tuple(row) for row in c.execute(text("SELECT key, device FROM external"))] == [("a" * 64, None)]
+        query = text("SELECT value, device_seconds, device, leads FROM point")
+        assert [tuple(row) for row in c.execute(query)] == [(0.5, 3600.0, None, True)]
     store.dispose()
 
 

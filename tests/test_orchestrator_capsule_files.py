@@ -49,7 +49,7 @@ def test_files_come_out_as_they_went_in(name: str, tmp_path: Path) -> None:
     capsule_files.write(tmp_path / name, ABOUT, FILES)
     manifest, files = capsule_files.read(tmp_path / name)
     assert files == FILES
-    assert (manifest["format"], manifest["study"]) == (1, "tiny")
+    assert (manifest["format"], manifest["study"]) == (2, "tiny")
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
@@ -201,6 +201,6 @@ def test_missing_added_and_changed_files_are_named(tmp_path: Path) -> None:
 
 
 def test_a_capsule_of_a_newer_program_says_so(tmp_path: Path) -> None:
-    file = packed(tmp_path / "x.vitscale.tar.gz", {MANIFEST: manifest_of({}, format=2)})
-    with pytest.raises(CapsuleError, match=r"has the format 2, and this vitscale reads up to 1: upgrade vitscale"):
+    file = packed(tmp_path / "x.vitscale.tar.gz", {MANIFEST: manifest_of({}, format=3)})
+    with pytest.raises(CapsuleError, match=r"has the format 3, and this vitscale reads up to 2: upgrade vitscale"):
         capsule_files.read(file)

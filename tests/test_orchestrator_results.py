@@ -12,7 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from db import answers, external, frontiers
+from db.exported import ExternalRecord
 from db.store import Store, StoreMissing
+from orchestrator import capsule_files, rows
 from orchestrator.cli_results import results
 from orchestrator.exits import sentence
 from orchestrator.lookups import study_store
@@ -21,6 +23,8 @@ from orchestrator.settings import Settings, settings
 from studies import references
 from studies.external import External
 from tests import builders
+from tests.command_in_process import asked
+from tests.command_in_process import vitscale as command
 from tests.command_line import vitscale, write_study
 
 TABLE = """\
@@ -189,6 +193,53 @@ def test_several_costs_are_several_axes(here: Path, store: Store) -> None:
     assert answer["without_cost"] == {"flops": 0, "device-seconds": 0, "money": 0}
     [row] = rows_of(store)
     assert (row.train_flops, row.device_seconds, row.money) == (1e18, 172_800.0, 30.0)
+
+
+DEVICES = "model,family,exaFLOPs,top1,days,device\na,A,1,50,2,v3\nb,A,2,60,3,v4\nc,A,3,70,4,\n"
+TIME = ("--cost", "days:core-days")
+
+
+def test_the_device_of_imported_time_is_set_or_a_column(here: Path, store: Store) -> None:
+    (here / "table.csv").write_text(DEVICES)
+    imported(*TIME)
+    imported(*TIME, "--set", "device=v2", study="set")
+    imported(study="untimed")
+    found = [[row.device for row in rows_of(store, study)] for study in ("table", "set", "untimed")]
+    assert found == [["v3", "v4", None], ["v2", "v2", "v2"], [None, None, None]]
+    with pytest.raises(ValueError, match=r"device=v2 says whose time it is: add one, as in --cost COLUMN:device-hours"):
+        imported("--set", "device=v2", study="other")
+
+
+def test_device_time_of_several_kinds_is_said_and_can_be_priced(here: Path, store: Store) -> None:
+    (here / "table.csv").write_text(DEVICES)
+    imported(*TIME)
+    [note] = asked("frontier", "table", "--cost", "device-seconds", cwd=here)["notes"]
+    assert "(1 on v3, 1 on v4, 1 on several or unnamed ones)" in note
+    prices = ("--cost", "money", "--price", "v3=1", "--price", "v4=1")
+    assert [point["cost"] for point in asked("frontier", "table", *prices, cwd=here)["points"]] == [48.0, 72.0]
+
+
+def test_capsules_and_exports_have_the_device_and_older_capsules_none(here: Path, store: Store) -> None:
+    (here / "table.csv").write_text(DEVICES)
+    imported(*TIME)
+    ended = command("export", "table", "--capsule", "x.vitscale.zip", cwd=here)
+    assert ended.code == 0, ended.err
+    ended = command("export", "table", "--what", "external", "-o", "x.json", cwd=here)
+    assert [row["device"] for row in json.loads((here / "x.json").read_text())] == ["v3", "v4", None]
+    ended = command("import", "x.vitscale.zip", "--store", f"sqlite:///{here}/other.db", cwd=here)
+    assert ended.code == 0, ended.err
+    other = Store.open(f"sqlite:///{here}/other.db")
+    assert rows_of(other) == rows_of(store)
+    other.dispose()
+    _, files = capsule_files.read(here / "x.vitscale.zip")
+    table = pq.read_table(pa.BufferReader(files["tables/external.parquet"]))
+    older = pa.BufferOutputStream()
+    pq.write_table(table.drop_columns(["device"]), older)
+    read = rows.from_parquet(ExternalRecord, older.getvalue().to_pybytes(), most_rows=9)
+    assert [(row.model, row.device) for row in read] == [("a", None), ("b", None), ("c", None)]
+    pq.write_table(table.drop_columns(["epochs"]), older := pa.BufferOutputStream())
+    with pytest.raises(ValueError, match="its columns are others"):
+        rows.from_parquet(ExternalRecord, older.getvalue().to_pybytes(), most_rows=9)
 
 
 def test_what_a_frontier_prints_can_be_imported(here: Path, store: Store) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies import units
+from studies import references, units
 from studies.external import Columns, External, Quantity, SeriesFields, quantity, results_of
 from studies.foreign_tables import ForeignTable, from_csv, from_json
 
@@ -153,6 +153,32 @@ def test_seeds_share_a_configuration_though_they_took_different_times() -> None:
     assert len({row.configuration for row in read(text, costs=costs)}) == 2
     with pytest.raises(ValueError, match="column 'seed': is no seed"):
         read(rows("1,50,A,a,,3", heading=heading), costs=costs, seed="seed")
+
+
+def test_the_kind_of_device_is_of_rows_that_took_time() -> None:
+    heading = "cost,quality,family,label,time,device"
+    text = rows("1,50,A,a,3,v3", "1,52,A,b,4,", "1,54,A,c,,v3", heading=heading)
+    costs = (Quantity("cost", "exaflops"), Quantity("time", "hours"))
+    assert [row.device for row in read(text, costs=costs, device="device")] == ["v3", None, None]
+    assert [row.device for row in read(text, device="device")] == [None, None, None]
+    columns = Columns(costs, Quantity("quality", "percent"), "family", "label")
+    assert [row.device for row in results_of(from_csv(text, "t.csv"), columns, SERIES, "v4")] == ["v4", "v4", None]
+    with pytest.raises(ValueError, match="has a character that is no text"):
+        results_of(from_csv(text, "t.csv"), columns, SERIES, "v\n4")
+
+
+def test_another_kind_of_device_is_another_network_but_for_seeds() -> None:
+    text = rows("1,50,A,a,0,3,v3", "1,52,A,a,1,3,v4", heading="cost,quality,family,label,seed,time,device")
+    costs = (Quantity("cost", "exaflops"), Quantity("time", "hours"))
+    assert len({row.configuration for row in read(text, costs=costs, device="device")}) == 2
+    assert len({row.configuration for row in read(text, costs=costs, device="device", seed="seed")}) == 1
+
+
+def test_a_result_of_no_named_device_has_the_digests_of_before_there_were_any() -> None:
+    first = next(row for row in references.reference("vit-paper").rows if row.dataset == "imagenet")
+    assert first.key == "9c6fa0fde4b55fdfb1c8f2a2385e912155ffdf71132b28178bf3d1031693c010"
+    assert first.configuration == "e4127ce65d149c847267331c5a32fb0560759fe0558eebe61111dbca8154e8c3"
+    assert first.training == "82e96c6a2c2954f56efccce0cd8c7b59cceb71609c4d56d8e5f1b360e42be634"
 
 
 def test_values_in_other_series_share_the_training() -> None:
