@@ -10,9 +10,10 @@ demo: .venv/.demo
 	$(BIN)/vitscale submit studies/quickstart.yaml --yes
 	$(BIN)/vitscale frontier quickstart --by family --plot quickstart.svg
 
-# Slow tests that compute run side by side; those that kill, fill and time need the machine for themselves.
+# Quick tests are taken in stretches, so that what a file's tests share is made once. Slow ones that compute run side by
+# side; those that kill, fill and time need the machine for themselves.
 test: check .venv-xla/.test
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 	PJRT_DEVICE=CPU .venv-xla/bin/pytest -m xla
 	$(BIN)/pytest -n 2 -m slow $(wildcard tests/test_studies_*.py tests/test_workers_*.py)
 	$(BIN)/pytest -m slow $(wildcard tests/test_db_*.py tests/test_orchestrator_*.py)

@@ -15,12 +15,12 @@ from orchestrator.cli import main
 from tests.command_line import Ended, environment
 
 
-def vitscale(*arguments: str | Path, cwd: Path) -> Ended:
-    """Run a command that starts no workers, in a folder."""
+def vitscale(*arguments: str | Path, cwd: Path, **variables: str) -> Ended:
+    """Run a command that starts no workers, in a folder and with these variables."""
     out, err = io.StringIO(), io.StringIO()
     with (
         contextlib.chdir(cwd),
-        patch.dict(os.environ, environment({}), clear=True),
+        patch.dict(os.environ, environment(variables), clear=True),
         patch.object(sys, "argv", ["vitscale", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

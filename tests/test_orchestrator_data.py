@@ -2,7 +2,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from orchestrator.cli_data import data
-from orchestrator.cluster import local_cluster
 from orchestrator.data_add import told_splits
 from orchestrator.data_check import check_data
 from orchestrator.settings import settings
@@ -145,20 +143,13 @@ def test_what_cannot_be_shown_or_checked_is_said_in_a_sentence(tmp_path: Path) -
 # ------------------------------------------------------------------------------------------------ commands with Ray
 
 
-@pytest.fixture(scope="module")
-def ray() -> Iterator[None]:
-    """One cluster for all tests: it takes seconds to start."""
-    with local_cluster(2):
-        yield
-
-
 def answer(result: Result) -> Any:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return json.loads(result.stdout)
 
 
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_here")
 def test_shards_as_the_hub_ships_them_are_added_as_they_lie(tmp_path: Path) -> None:
     place = tmp_path / "cats"
     write_split(place / "data", "train", shards=3, rows=10)
@@ -182,7 +173,7 @@ def test_shards_as_the_hub_ships_them_are_added_as_they_lie(tmp_path: Path) -> N
         answer(run(tmp_path, "add", "cats", place))
 
 
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_here")
 def test_changed_shards_are_added_again_in_place_of_the_old_ones(tmp_path: Path) -> None:
     place = tmp_path / "cats"
     write_split(place, "train", shards=1, rows=6)
@@ -195,7 +186,7 @@ def test_changed_shards_are_added_again_in_place_of_the_old_ones(tmp_path: Path)
     assert sum(answer(run(tmp_path, "show", "cats", "--json"))["shown"]["class_counts"]) == 7
 
 
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_here")
 def test_the_index_of_another_data_set_is_not_written_over(tmp_path: Path) -> None:
     place = tmp_path / "cats"
     write_split(place, "train", shards=2, rows=4)
@@ -207,7 +198,7 @@ def test_the_index_of_another_data_set_is_not_written_over(tmp_path: Path) -> No
     assert answer(run(tmp_path, "show", "cats", "--json"))["shown"]["size_bytes"] > 0
 
 
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_size_is_promised_only_when_every_image_has_it(tmp_path: Path) -> None:
     write_split(tmp_path / "same", "train", shards=2, rows=6, width=16, height=16, mode="L")
     added = answer(run(tmp_path, "add", "same", tmp_path / "same", "--json"))
@@ -218,7 +209,7 @@ def test_a_size_is_promised_only_when_every_image_has_it(tmp_path: Path) -> None
     assert answer(run(tmp_path, "add", "other", tmp_path / "other", "--json"))["image_size"] is None
 
 
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_here")
 def test_other_columns_and_another_place_of_the_index_are_taken_as_they_are_named(tmp_path: Path) -> None:
     place = tmp_path / "cifar"
     write_split(place, "train", shards=1, rows=6)
@@ -248,7 +239,7 @@ def test_other_columns_and_another_place_of_the_index_are_taken_as_they_are_name
     assert Shards(cifar.origin, "train", None).read(0).images[0] == encoded(0)  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_here")
 def test_adding_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     place = tmp_path / "cats"
     write_split(place, "train", shards=8, rows=4)
@@ -278,7 +269,7 @@ def spoiled(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_check_reports_each_bad_and_odd_image_by_shard_and_row(spoiled: Path) -> None:
     checked = run(spoiled, "check", "cats", "--json")
     assert checked.exit_code == 1
@@ -298,7 +289,7 @@ def test_a_check_reports_each_bad_and_odd_image_by_shard_and_row(spoiled: Path) 
     assert "--skip-bad" in shown.stderr
 
 
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_here")
 def test_bad_rows_are_listed_for_trainings_that_skip_them(spoiled: Path) -> None:
     file = spoiled / "work" / "datasets.yaml"
     run(spoiled, "check", "cats")
@@ -316,7 +307,7 @@ def test_bad_rows_are_listed_for_trainings_that_skip_them(spoiled: Path) -> None
     assert run(spoiled, "show", "cats", "-o", spoiled / "sheet.png").exit_code == 0
 
 
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_set_that_is_only_odd_passes_its_check(tmp_path: Path) -> None:
     write_shard(tmp_path / "cats" / "train.parquet", [encoded(0), encoded(1, mode="L")], [0, 1])
     answer(run(tmp_path, "add", "cats", tmp_path / "cats", "--json"))
@@ -326,7 +317,7 @@ def test_a_set_that_is_only_odd_passes_its_check(tmp_path: Path) -> None:
     assert "every image is sound" in run(tmp_path, "check", "digits").stdout
 
 
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_here")
 def test_of_a_damaged_shard_no_list_of_bad_rows_is_written(spoiled: Path) -> None:
     shard = spoiled / "cats" / "train-00002-of-00003.parquet"
     data = bytearray(shard.read_bytes())
@@ -343,7 +334,7 @@ def test_of_a_damaged_shard_no_list_of_bad_rows_is_written(spoiled: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_here")
 def test_an_image_that_ends_the_process_is_found_and_the_others_are_checked(spoiled: Path) -> None:
     def look(promise: Promise, piece: Piece) -> Findings:
         if piece.first_row <= 13 < piece.first_row + piece.rows:
@@ -361,7 +352,7 @@ def test_an_image_that_ends_the_process_is_found_and_the_others_are_checked(spoi
     assert not report["sound"]
 
 
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_check_goes_on_where_it_was_stopped(spoiled: Path) -> None:
     records = spoiled / "work" / "checks"
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import pytest
 from PIL import Image, ImageEnhance
 from sklearn.datasets import load_sample_images
 
-from orchestrator.cluster import local_cluster
 from orchestrator.data_duplicates import dedup
 from orchestrator.data_registry import add_data_set
 from orchestrator.settings import Settings, settings
@@ -30,6 +29,7 @@ from tests.command_line import environment
 from workers.data.index import index_shards, manifest_of, write_index
 from workers.supervision import DataError
 
+pytestmark = pytest.mark.usefixtures("ray_here")
 ROOT = Path(__file__).parent.parent
 CHINA, FLOWER = (Image.fromarray(image) for image in load_sample_images().images)
 FLAT = Image.new("RGB", (40, 40), (90, 120, 30))
@@ -94,13 +94,6 @@ def train_images() -> list[bytes]:
     for row, (image, _, _) in PLANTED.items():
         images[row] = image
     return images
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    """One Ray for all tests: starting it takes longer than the work."""
-    with local_cluster(1):
-        yield
 
 
 @dataclass(frozen=True)
@@ -235,7 +228,6 @@ def test_a_list_that_was_changed_is_refused(world: World) -> None:
 JOB = """\
 import sys
 from pathlib import Path
-from orchestrator.cluster import local_cluster
 from orchestrator.data_duplicates import dedup
 from orchestrator.settings import settings
 from studies.registry import load_registry

@@ -13,7 +13,7 @@ from db import answers, external
 from db.store import Store, default_url
 from orchestrator import rows
 from orchestrator.export_tables import TABLES
-from tests.command_line import vitscale
+from tests.command_in_process import vitscale
 from tests.test_db_capsules import ACCURACIES, ALL, PUBLISHED, decided, done
 
 

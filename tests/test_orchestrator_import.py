@@ -5,7 +5,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.cluster import local_cluster
 from orchestrator.data_import import import_
 from orchestrator.data_jobs import TaskDied, spread
 from studies.datasets import Files
@@ -23,15 +22,9 @@ from tests import foreign_files as foreign
 from workers.data.shards import Shards
 from workers.supervision import DataError
 
+pytestmark = pytest.mark.usefixtures("ray_here")
 IMAGE_NHWC = foreign.pixels(24)
 LABEL_N = np.arange(24) % 10
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """One Ray for all imports of this file: they use the one that is there."""
-    with local_cluster(2):
-        yield
 
 
 def read(registry: Path, name: str, split: str) -> tuple[list[bytes], list[Any]]:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.command_line import vitscale
+from tests.command_in_process import vitscale
 
 STUDY = """\
 name: shared

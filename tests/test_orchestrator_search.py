@@ -411,7 +411,7 @@ def killed_at(commits: Commits, kind: str, write: int | None, template: str, fol
 @pytest.mark.parametrize(
     ("kind", "stride"),
     [
-        ("grid", 31),
+        ("grid", 97),
         # A stride of 1 holds too; primes so that all kinds of writes are met in a tenth of the minutes.
         pytest.param("grid", 7, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
         pytest.param("tpe", 13, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),

@@ -16,7 +16,9 @@ from sqlalchemy import select
 from db.store import Store, StoreError
 from db.tables import SearchRow
 from orchestrator.trials import optuna_storage
-from tests.test_orchestrator_faults import Site, assert_each_run_was_done_once, kill
+from tests.sites import Site, assert_each_run_was_done_once, kill
+
+pytestmark = pytest.mark.slow
 
 SEARCHED = """\
 name: searched
@@ -98,7 +100,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return story(site)
 
 
-@pytest.mark.slow
 def test_a_search_chooses_and_measures_its_choice_on_the_seeds_and_optuna_lists_its_trials(undisturbed: Any) -> None:
     trials, found, table = undisturbed
     by_grid, by_tpe = trials.values()
@@ -130,7 +131,7 @@ def kill_at_random(site: Site, kills: int, luck: random.Random) -> int:
         before = progress(site)
         try:
             while driver.poll() is None and progress(site) == before:
-                time.sleep(0.05)
+                time.sleep(0.2)
             time.sleep(luck.uniform(0, 1.5))
             if driver.poll() is not None:
                 break
@@ -140,7 +141,6 @@ def kill_at_random(site: Site, kills: int, luck: random.Random) -> int:
     return killed
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_a_driver_killed_at_twenty_random_moments_leaves_each_point_once_and_the_same_choice(
     tmp_path: Path, undisturbed: Any
@@ -156,7 +156,6 @@ def test_a_driver_killed_at_twenty_random_moments_leaves_each_point_once_and_the
         number += 1
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kills_change_no_search_on_postgresql(tmp_path: Path, postgres_url: str, undisturbed: Any) -> None:
     site = Site(tmp_path, SEARCHED, postgres_url)
@@ -167,7 +166,6 @@ def test_kills_change_no_search_on_postgresql(tmp_path: Path, postgres_url: str,
     assert_each_run_was_done_once(site)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_drivers_on_one_store_try_each_point_once(tmp_path: Path, store_url: str, undisturbed: Any) -> None:
     site = Site(tmp_path / "site", SEARCHED, store_url, VITSCALE_LEASE_SECONDS="60")
@@ -181,7 +179,6 @@ def test_two_drivers_on_one_store_try_each_point_once(tmp_path: Path, store_url:
     assert not more, [attempt for attempt in attempts if attempt.run_id in more]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_pruned_trial_is_recorded_as_such_and_has_no_result(tmp_path: Path) -> None:
     site = Site(tmp_path, PRUNED, VITSCALE_LEASE_SECONDS="1.5")

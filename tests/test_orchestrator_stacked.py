@@ -315,6 +315,7 @@ def test_a_stack_that_was_killed_comes_to_the_bits_of_an_undisturbed_one(
     assert [(attempt.first_step > 0) for attempt in last] == [checkpoint_seconds < 1] * 4
 
 
+@pytest.mark.slow
 def test_a_stack_that_yields_goes_on_to_the_same_bits(
     sqlite_url: str, tmp_path: Path, made: Callable[..., Site], undisturbed: list[bytes]
 ) -> None:
@@ -330,10 +331,8 @@ def test_a_stack_that_yields_goes_on_to_the_same_bits(
     assert site.weights() == undisturbed
 
 
-@pytest.mark.parametrize(
-    "together",
-    [pytest.param(True, marks=pytest.mark.slow, id="still together"), pytest.param(False, id="no longer together")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [True, False], ids=["still together", "no longer together"])
 def test_a_trial_that_is_left_of_a_stack_goes_on_by_itself_to_the_same_bits(
     sqlite_url: str, tmp_path: Path, made: Callable[..., Site], undisturbed: list[bytes], together: bool
 ) -> None:

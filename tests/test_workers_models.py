@@ -237,7 +237,7 @@ def test_the_pool_of_the_root_pads_with_zeros() -> None:
 # ------------------------------------------------------------------------------------ training, compiling, exporting
 
 
-QUICKLY_TRACED = ("vit map", "vit relative", "vit axial", "resnet post-activation")
+QUICKLY_TRACED = ("vit map", "resnet post-activation")
 TRACED = [pytest.param(name, marks=() if name in QUICKLY_TRACED else pytest.mark.slow) for name in SMALL]
 
 # The compiler warns of its own code: it makes an instance of a Function, and uses a decorator that torch gave up.
