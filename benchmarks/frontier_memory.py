@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.databases import print_table
-from studies.frontiers import Floats, RowNumbers, drawn_frontiers, frontier
+from studies.frontiers import Floats, RowNumbers, frontier
 
 ROWS = (1_000_000, 10_000_000)
 ROUNDS = 7
@@ -83,26 +83,16 @@ def main() -> None:
             table.append((f"{rows:,} rows, {name}", len(found), *times, said))
     print(f"frontier in memory, {ROUNDS} interleaved rounds, least/median/most [ms]")
     print_table(("cloud", "on it", "ours", "argsort", "lexsort", "ours / argsort"), table)
-    small_and_drawn()
+    small()
     assert worst <= GOAL_RATIO
 
 
-def small_and_drawn() -> None:
-    """What bootstrap replicates cost at once, and one after the other."""
+def small() -> None:
+    """What the frontiers of bootstrap replicates cost."""
     rng = np.random.default_rng(1)
-    cost, quality = 10 ** rng.uniform(17, 23, CONFIGURATIONS), rng.random(CONFIGURATIONS)
-    counts = rng.multinomial(CONFIGURATIONS, np.full(CONFIGURATIONS, 1 / CONFIGURATIONS), REPLICATES)
-
-    def one_by_one() -> None:
-        for drawn in counts:
-            numbers = np.flatnonzero(drawn)
-            frontier(cost[numbers], quality[numbers])
-
-    at_once, apart = interleaved([lambda: drawn_frontiers(cost, quality, counts), one_by_one])
-    print(
-        f"{REPLICATES:,} replicates of {CONFIGURATIONS} configurations: at once {statistics.median(at_once):.2f} ms, "
-        f"one by one {statistics.median(apart):.2f} ms"
-    )
+    cost, quality_BR = 10 ** rng.uniform(17, 23, CONFIGURATIONS), rng.random((REPLICATES, CONFIGURATIONS))
+    (ours,) = interleaved([lambda: [frontier(cost, quality_R) for quality_R in quality_BR]])
+    print(f"{REPLICATES:,} replicates of {CONFIGURATIONS} configurations: {statistics.median(ours):.2f} ms")
 
 
 if __name__ == "__main__":

@@ -147,12 +147,15 @@ def main() -> None:
     """Both tables, and whether the goals were met."""
     print(f"{os.cpu_count()} cores, NumPy {np.__version__}; medians of {REPEATS}, seconds")
     rows = rows_of(law_points(), "saturating", REPLICATES) + rows_of(surface_points(), "surface", SURFACE_REPLICATES)
+    law, surface = float(str(rows[0][2])), float(str(rows[3][2]))
+    led, processor = timed(lambda: fit(law_points(), "saturating", on_frontier=True, replicates=REPLICATES))
+    rows.append(["the first on its frontier", "vitscale, all of fit()", led, processor, "", ""])
     head = ["problem", "way", "seconds", "of the processor", "ends higher", "ends lower"]
     print_table(head, rows)
     print(f"* {SAMPLE} replicates timed, scaled to all; higher, lower: by more than 1e-9 of our objective")
-    law, surface = float(str(rows[0][2])), float(str(rows[3][2]))
-    print(f"law {law:.2f} s (goal {MOST_LAW_SECONDS:.0f}), surface {surface:.2f} s (goal {MOST_SURFACE_SECONDS:.0f})")
-    if law > MOST_LAW_SECONDS or surface > MOST_SURFACE_SECONDS:
+    print(f"law {law:.2f} s, on its frontier {led:.2f} s (goal {MOST_LAW_SECONDS:.0f}),", end=" ")
+    print(f"surface {surface:.2f} s (goal {MOST_SURFACE_SECONDS:.0f})")
+    if max(law, led) > MOST_LAW_SECONDS or surface > MOST_SURFACE_SECONDS:
         raise SystemExit("slower than the goal")
 
 

@@ -52,28 +52,6 @@ def frontier(cost: ArrayLike, quality: ArrayLike) -> RowNumbers:
     return on_frontier
 
 
-def drawn_frontiers(cost: ArrayLike, quality: ArrayLike, counts: ArrayLike) -> NDArray[np.bool_]:
-    """Whether each row is on the frontier of each replicate, (B, R): that of the rows which the replicate drew.
-
-    counts: how often each replicate drew each row, whole numbers (B, R). In each replicate the answer is that of
-    `frontier` on the drawn rows alone; how often a row was drawn makes no difference to the others.
-
-    Raises ValueError where the shapes do not belong together.
-    """
-    cost_R, quality_R = _rows(cost, quality)
-    counts_BR = np.asarray(counts)
-    if counts_BR.ndim != 2 or counts_BR.shape[1] != len(cost_R):
-        raise ValueError(f"the counts of draws have the shape {counts_BR.shape}: (replicates, {len(cost_R)}) is due")
-    usable = _usable(cost_R, quality_R)
-    # The cheapest first, of equal cost the best, of equals the lowest number: then what rises is on the frontier.
-    order = np.lexsort((-quality_R, cost_R))
-    order = order[usable[order]]
-    drawn_BR = np.where(counts_BR[:, order] > 0, quality_R[order], -np.inf)
-    on_BR = np.zeros(counts_BR.shape, dtype=bool)
-    on_BR[:, order] = drawn_BR > _best_before(drawn_BR)
-    return on_BR
-
-
 def hull(cost: ArrayLike, error: ArrayLike, axes: Axes) -> RowNumbers:
     """The rows at the corners of the lower convex hull of the frontier on these axes, the cheapest first.
 

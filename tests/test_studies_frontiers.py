@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from studies import frontiers
-from studies.frontiers import drawn_frontiers, frontier, hull, tied
+from studies.frontiers import frontier, hull, tied
 
 Floats = NDArray[np.float64]
 Row = tuple[float, float]
@@ -115,25 +115,11 @@ def test_no_rows_have_no_frontier_and_one_row_is_its_own() -> None:
     assert frontier([math.nan], [0.5]).tolist() == []
     assert hull([], [], "linear").tolist() == []
     assert hull([3.0], [0.5], "log-log").tolist() == [0]
-    assert drawn_frontiers([], [], np.zeros((2, 0), dtype=int)).shape == (2, 0)
 
 
 def test_rows_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="one list each of equal length is due"):
         frontier([1.0, 2.0], [0.5])
-    with pytest.raises(ValueError, match=r"\(replicates, 2\) is due"):
-        drawn_frontiers([1.0, 2.0], [0.5, 0.6], [[1, 1, 1]])
-
-
-@settings(max_examples=200, deadline=None)
-@given(rows, st.integers(0, 2**32 - 1))
-def test_a_replicate_has_the_frontier_of_the_rows_it_drew(rows: list[Row], seed: int) -> None:
-    cost, quality = split(rows)
-    counts = np.random.default_rng(seed).poisson(1.0, (5, len(rows)))
-    on = drawn_frontiers(cost, quality, counts)
-    for replicate, drawn in zip(on, counts, strict=True):
-        numbers = np.flatnonzero(drawn)
-        assert sorted(numbers[frontier(cost[numbers], quality[numbers])]) == np.flatnonzero(replicate).tolist()
 
 
 @settings(max_examples=200, deadline=None)

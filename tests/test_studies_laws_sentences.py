@@ -113,10 +113,9 @@ def test_too_few_replicates_are_said() -> None:
 
 
 def test_resamples_of_a_short_frontier_that_carry_no_law_are_said() -> None:
-    cost = COST[::2]
-    error = np.array([0.5, 0.6, 0.4, 0.6, 0.3, 0.6, 0.25, 0.6])
-    found = _fit(cost, error, on_frontier=True)
-    assert len(found.used) == 4
+    error = np.array([0.5, 0.9, 0.49, 0.9, 0.48, 0.9, 0.47, 0.46])
+    found = _fit(COST[::2], error, "double-saturating", on_frontier=True)
+    assert len(found.used) == 5
     assert "resamples had too few different points for a fit and were drawn anew" in _said(found)
 
 

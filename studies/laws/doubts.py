@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SEPARATE = 1e-5
 """The least singular value of the slopes, each of length 1, at which parameters still count as told apart."""
+HARDLY = 0.1
+"""A fit to a frontier beyond so many of its replicates is off the law."""
 PART = 0.1
 """A parameter belongs to a direction that the points do not see when this much of the direction is its own."""
 
@@ -53,6 +55,7 @@ def doubts(
         *_of_parameters(answer, form, taken, apart),
         *_of_the_minimum(answer),
         *_of_replicates(answer, form, rejected, asked),
+        *_of_the_frontier(answer, form, taken),
         *_of_the_form(answer, form, problem),
     )
 
@@ -127,6 +130,15 @@ def _of_replicates(answer: Fit, form: Form, rejected: int, asked: int) -> list[s
     if rejected > 0.1 * (rejected + answer.replicates):
         return [sentences.many_rejected(rejected, rejected + answer.replicates)]
     return []
+
+
+def _of_the_frontier(answer: Fit, form: Form, taken: Points) -> list[str]:
+    """Whether a fit to a frontier is where the law itself hardly is, at the dearest of its points."""
+    if not (answer.on_frontier and answer.replicates):
+        return []
+    place_I1 = taken.inputs(form.inputs)[:, -1:]
+    off_B = np.log(answer.error_at(place_I1)) - form.log_at(answer.draws, place_I1)[:, 0]
+    return [] if HARDLY < np.mean(off_B < 0) < 1 - HARDLY else [sentences.off_the_law(100 * np.expm1(np.median(off_B)))]
 
 
 def _of_the_form(answer: Fit, form: Form, problem: Problem) -> list[str]:

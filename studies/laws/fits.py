@@ -117,10 +117,10 @@ def fit(points: Points, form: str, *, on_frontier: bool | None = None, replicate
 
     What is minimised is the sum of Huber(log error - log law; delta), delta being 1.345 times the noise that is found
     in the residuals (`minimum.noise_delta`), within bounds: 0 <= floor <= least error used, exponents from 0 to 10. The
-    minimum is the least of those reached from every shape of a grid. Intervals are percentiles of refits to resampled
-    configurations, calibrated as `intervals.resampled` says: with all points they held the truth in 93.5 to 97.3 % of
-    simulated studies. With the frontier less often: luck is part of what puts a run there, and of pure noise about one
-    law it makes the law at the largest cost 2 % too low, and its interval held the truth in 88 %.
+    minimum is the least of those reached from every shape of a grid. Intervals are percentiles of replicates that are
+    made and were measured as `intervals.resampled` says. With the frontier the fit itself is off the law of runs at
+    their best: luck is part of what puts a run there, and where no run is at its best one that falls short is on it.
+    The interval is of that law, so the estimate may lie near an end of it.
 
     Raises ValueError, with a sentence for the user, where no law can be fitted: an input that the points do not have or
     that never differs, fewer different points than parameters. What is possible but doubtful is in `warnings`.
