@@ -159,10 +159,10 @@ def ray_here() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `done_studies.py`, made once a process. Tests read it and change nothing."""
-    from tests.done_studies import submit_both
+    from tests.done_studies import finish_both
 
     folder = tmp_path_factory.mktemp("done")
-    submit_both(folder)
+    finish_both(folder)
     return folder
 
 

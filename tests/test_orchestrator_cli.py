@@ -149,6 +149,7 @@ def test_a_device_that_is_none_is_answered_with_those_that_are(tmp_path: Path) -
     assert "VITSCALE_DEVICE is 'tpu'; valid: auto, cpu, cuda, xla" in done.err
 
 
+@pytest.mark.slow
 def test_own_packages_of_our_names_a_relative_store_and_a_long_tmpdir_do_no_harm(tmp_path: Path) -> None:
     """Ray would let workers import from the working folder first, work in another one, and name sockets too long."""
     long = tmp_path / ("temporary" * 8)
@@ -251,6 +252,7 @@ def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- PostgreSQL
 
 
+@pytest.mark.slow
 def test_a_study_runs_on_postgresql(postgres_url: str, tmp_path: Path) -> None:
     study = write_study(tmp_path, ONE_RUN + EVALUATE)
     submitted = command_line.vitscale("submit", study, cwd=tmp_path, VITSCALE_STORE=postgres_url)

@@ -11,7 +11,7 @@ import pytest
 from tests import command_line
 from tests.command_in_process import vitscale
 from tests.command_line import TINY, TINY_RUNS, environment, vitscale_on_terminal, write_study
-from tests.done_studies import EVALUATE, ONE_RUN, runs_of
+from tests.done_studies import DIVERGING, EVALUATE, ONE_RUN, runs_of
 
 FIGURE_5 = Path(__file__).parent.parent / "studies" / "fig5.yaml"
 
@@ -158,6 +158,16 @@ def test_shapes_answers_a_wrong_argument_with_the_valid_ones(arguments: list[str
 
 
 # ----------------------------------------------------------------------------------------------- submitting, resuming
+
+
+@pytest.mark.slow
+def test_a_submit_works_until_all_is_done_and_ends_with_5_where_something_failed(tmp_path: Path) -> None:
+    finished = command_line.vitscale("submit", write_study(tmp_path), cwd=tmp_path)
+    assert finished.code == 0, finished.err
+    assert f"{TINY_RUNS} runs done, 0 failed" in finished.err
+    assert finished.out == ""
+    failed = command_line.vitscale("submit", write_study(tmp_path, DIVERGING, "diverging.yaml"), cwd=tmp_path)
+    assert failed.code == 5, failed.err
 
 
 def test_a_second_submit_trains_nothing(done: Path) -> None:

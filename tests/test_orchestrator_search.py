@@ -408,13 +408,14 @@ def killed_at(commits: Commits, kind: str, write: int | None, template: str, fol
         store.dispose()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("kind", "stride"),
     [
-        ("grid", 97),
         # A stride of 1 holds too; primes so that all kinds of writes are met in a tenth of the minutes.
-        pytest.param("grid", 7, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
-        pytest.param("tpe", 13, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+        ("grid", 7),
+        ("tpe", 13),
     ],
 )
 def test_a_process_killed_between_any_two_writes_leaves_each_point_once_and_the_same_choice(
