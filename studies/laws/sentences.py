@@ -145,7 +145,7 @@ def resampling(on_frontier: bool) -> str:
     if on_frontier:
         return (
             "configurations drawn anew and the frontier of each draw; a frontier picks lucky runs and keeps poor ones, "
-            "which the interval allows for: such intervals held in 90 to 98 % of simulated studies"
+            "which the interval allows for: such intervals held in 88 to 98 % of simulated studies"
         )
     return "deviations of configurations drawn anew; such intervals held in 93 to 97 % of simulated studies"
 
