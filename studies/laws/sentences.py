@@ -135,8 +135,10 @@ def few_replicates(replicates: int, needed: int) -> str:
 
 def off_the_law(percent: float) -> str:
     """Of a fit to a frontier that lies at an end of its own interval."""
-    where, why = ("above", "most runs fall short") if percent > 0 else ("below", "lucky runs are on a frontier")
-    off = f"At its largest cost this fit is {abs(percent):.2g} % {where} the middle of its interval, since {why}"
+    where, as_where = ("above", "most runs fall short") if percent > 0 else ("below", "lucky runs are on the frontier")
+    off = (
+        f"At its largest cost this fit is {abs(percent):.2g} % {where} the middle of its interval, as where {as_where}"
+    )
     return f"{off}: quote the interval."
 
 
@@ -145,7 +147,8 @@ def resampling(on_frontier: bool) -> str:
     if on_frontier:
         return (
             "configurations drawn anew and the frontier of each draw; a frontier picks lucky runs and keeps poor ones, "
-            "which the interval allows for: such intervals held in 88 to 98 % of simulated studies"
+            "which the interval allows for: such intervals held in 88 to 98 % of simulated studies whose runs scatter "
+            "alike at all costs"
         )
     return "deviations of configurations drawn anew; such intervals held in 93 to 97 % of simulated studies"
 
