@@ -10,13 +10,12 @@ demo: .venv/.demo
 	$(BIN)/vitscale submit studies/quickstart.yaml --yes
 	$(BIN)/vitscale frontier quickstart --by family --plot quickstart.svg
 
-# Quick tests are taken in stretches, so that what a file's tests share is made once. Slow ones that compute run side by
-# side; those that kill, fill and time need the machine for themselves.
+# Tests are taken in stretches, so that what a file's tests share is made once. Of the slow ones those that kill, fill and
+# wait leave half a core idle, which those that compute take.
 test: check .venv-xla/.test
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 	PJRT_DEVICE=CPU .venv-xla/bin/pytest -m xla
-	$(BIN)/pytest -n 2 -m slow $(wildcard tests/test_studies_*.py tests/test_workers_*.py)
-	$(BIN)/pytest -m slow $(wildcard tests/test_db_*.py tests/test_orchestrator_*.py)
+	$(BIN)/pytest -n 2 --dist worksteal -m slow
 
 check: .venv/.test
 	$(BIN)/ruff format --check .

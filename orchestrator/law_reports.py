@@ -11,6 +11,7 @@ import numpy as np
 
 from db import answers, laws
 from db.frontiers import Point
+from db.series import Series
 from db.store import Store, StoreError
 from orchestrator.frontier_reports import Frontier, errors_of, excluded_json, header, point_json
 from orchestrator.reports import NotFound
@@ -25,7 +26,7 @@ from studies.laws.isoflop import IsoFlop, Method
 from studies.laws.points import Points
 from studies.laws.sentences import resampling
 
-REVISION = 3
+REVISION = 4
 """Raised when the code, not a question, changes the digits of laws: those that were kept are then fitted anew."""
 FORMS = ("power", "saturating", "double-saturating", "surface", "repeated-surface", "m4", "isoflop")
 OF_COST = FORMS[:3]
@@ -78,7 +79,7 @@ def fitted(store: Store, found: Frontier, wish: Wish) -> Fitted:
     """
     check_form(wish.form)
     members = _members(found, wish)
-    points = points_of(found, members)
+    points = points_of(found.series, members)
     digest = laws.points_digest(members)
     key = _key(found, wish, digest)
     with store.read() as connection:
@@ -103,7 +104,7 @@ def check_form(form: str) -> None:
         raise ValueError(f"'{form}' is no form of a law{nearest(form, list(FORMS))}")
 
 
-def points_of(found: Frontier, members: Sequence[Point]) -> Points:
+def points_of(series: Series, members: Sequence[Point]) -> Points:
     """The points as laws take them: errors, and NaN for what is not known."""
 
     def column(values: Sequence[float | None]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
@@ -113,12 +114,14 @@ def points_of(found: Frontier, members: Sequence[Point]) -> Points:
 
     return Points(
         cost=np.array([point.cost for point in members], dtype=np.float64),
-        error=np.array(errors_of(found.series, [point.value for point in members]), dtype=np.float64),
+        error=np.array(errors_of(series, [point.value for point in members]), dtype=np.float64),
         keys=tuple(point.configuration for point in members),
         parameters=column([point.parameters for point in members]),
         images=column([point.images for point in members]),
         data_rows=column([point.data_rows for point in members]),
         labels=tuple(point.model for point in members),
+        sd=column([point.sd for point in members]),
+        seeds=np.array([point.seeds for point in members], dtype=np.float64),
     )
 
 
@@ -186,7 +189,7 @@ def _fit(
         result = fits.fit(points, wish.form, on_frontier=wish.on_frontier, replicates=wish.replicates, seed=wish.seed)
         said = fits.as_json(result)
         said["residuals"] = [{"configuration": name, "log_residual": value} for name, value in result.residuals]
-        said["interval"] = {"level": LEVEL, "method": resampling(result.on_frontier)}
+        said["interval"] = {"level": LEVEL, "method": resampling(result.on_frontier, result.luck is not None)}
         said["delta"] = result.delta if math.isfinite(result.delta) else None  # without a scatter there is no bound
         used = set(result.used)
     said["dropped"] = [

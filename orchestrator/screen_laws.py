@@ -98,6 +98,9 @@ def _facts(answer: Mapping[str, Any], direction: int) -> list[tuple[str, str]]:
         ),
         ("interval", f"{answer['replicates']:,} replicates, seed {answer['seed']}: {answer['interval']['method']}"),
     ]
+    if answer["luck"] is not None:
+        spread, freedom = 100 * answer["luck"]["spread"], answer["luck"]["freedom"]
+        facts.append(("luck", f"{spread:.2g} % of the error, by seeds ({freedom:.0f} degrees of freedom)"))
     if answer["aicc"] is not None:
         facts.append(("AICc", f"{answer['aicc']:.2f}"))
     if answer["left_out"] is not None:

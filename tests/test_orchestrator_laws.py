@@ -150,6 +150,19 @@ def test_a_fit_is_a_table_with_its_doubts_in_words(scaling: Path) -> None:
     assert "16 of 16 configurations between" in shown.out
 
 
+def test_a_law_of_a_frontier_says_what_seeds_show_of_luck(scaling: Path, tmp_path: Path) -> None:
+    asks = ("fit", "scaling", "--form", "power")
+    found = asked(*asks, *FEW, cwd=scaling)
+    # Two seeds of a configuration, each with 2 % of noise.
+    assert found["luck"]["spread"] == pytest.approx(0.02 / 2**0.5, rel=0.3)
+    assert 10 < found["luck"]["freedom"] <= CONFIGURATIONS
+    assert "seeds say how much is luck" in found["interval"]["method"]
+    shown = f"luck            {100 * found['luck']['spread']:.2g} % of the error, by seeds ("
+    assert shown in vitscale(*asks, *FEW, cwd=scaling).out
+    assert asked(*asks, "--points", "all", *FEW, cwd=scaling)["luck"] is None
+    assert asked("fit", "vit-paper", *FEW, cwd=tmp_path)["luck"] is None
+
+
 def test_laws_by_family_are_a_list_with_those_that_have_none(tmp_path: Path) -> None:
     found = asked(
         "fit", "vit-paper", "--by", "family", "--data", "cifar10", "--form", "double-saturating", *FEW, cwd=tmp_path

@@ -36,6 +36,7 @@ def known(parameters: dict[str, float], draws: Floats | None = None) -> Fit:
         seed=0,
         on_frontier=False,
         cost_range=(1e18, 1e24),
+        luck=None,
         draws=np.zeros((0, len(parameters))) if draws is None else draws,
     )
 

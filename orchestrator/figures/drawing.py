@@ -1,7 +1,7 @@
 """From a study and the name of a figure to its sheet: what is gathered, what is fitted, and what options it takes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from db import answers
@@ -12,13 +12,13 @@ from orchestrator.figures.fewshot import fewshot_sheet
 from orchestrator.figures.frontier import frontier_sheet
 from orchestrator.figures.law_lines import Law
 from orchestrator.figures.marks import Sheet
-from orchestrator.figures.scaling import PANELS, errors_of, inputs_of, scaling_sheet
+from orchestrator.figures.scaling import PANELS, inputs_of, scaling_sheet
 from orchestrator.figures.shape import shape_sheet
 from orchestrator.figures.throughput import throughput_sheet
 from orchestrator.figures.transfer import transfer_sheet
 from orchestrator.frontier_reports import Question
 from orchestrator.reports import NotFound
-from studies.laws.points import Floats, Points
+from studies.laws.points import Points
 
 if TYPE_CHECKING:
     from studies.laws.fits import Fit
@@ -132,12 +132,14 @@ def _frontier(store: Store, study: answers.Study, wanted: Wanted) -> Sheet:
 
 
 def _scaling(store: Store, study: answers.Study, wanted: Wanted) -> Sheet:
+    from orchestrator import law_reports
+
     found = material.of_scaling(store, study, wanted.asked)
-    keys = [row.point.configuration for row in found.rows]
+    points = law_reports.points_of(found.series, [row.point for row in found.rows])
     laws: dict[str, Fit] = {}
     remarks = []
     for panel, label in PANELS.items():
-        law, why = _fitted(inputs_of(found.rows, panel), errors_of(found.rows, found.series), keys, "saturating")
+        law, why = _fitted(replace(points, cost=inputs_of(found.rows, panel)), "saturating")
         if law is not None and len(law.draws):
             laws[panel] = law
         else:  # a law without an interval is none that one would print
@@ -176,11 +178,11 @@ def _laws(store: Store, found: frontier_reports.Frontier, form: str) -> tuple[li
     return laws, remarks
 
 
-def _fitted(cost: Floats, error: Floats, keys: list[str], form: str) -> "tuple[Fit | None, str]":
+def _fitted(points: Points, form: str) -> "tuple[Fit | None, str]":
     """A law with the replicates and the seed that `vitscale fit` has without more; or why there is none."""
     from studies.laws.fits import fit
 
     try:
-        return fit(Points(cost, error, tuple(keys)), form), ""
+        return fit(points, form), ""
     except ValueError as why:
         return None, str(why).rstrip(".")

@@ -43,5 +43,5 @@ def bands_of(laws: "Iterable[Fit]") -> list[str]:
     """What has to be said about the bands of these laws, once for each kind."""
     from studies.laws.sentences import resampling
 
-    kinds = dict.fromkeys(law.on_frontier for law in laws if law.replicates)
-    return [f"Bands: {resampling(on_frontier)}." for on_frontier in kinds]
+    kinds = dict.fromkeys((law.on_frontier, law.luck is not None) for law in laws if law.replicates)
+    return [f"Bands: {resampling(on_frontier, by_seeds)}." for on_frontier, by_seeds in kinds]

@@ -138,7 +138,9 @@ def _of_the_frontier(answer: Fit, form: Form, taken: Points) -> list[str]:
         return []
     place_I1 = taken.inputs(form.inputs)[:, -1:]
     off_B = np.log(answer.error_at(place_I1)) - form.log_at(answer.draws, place_I1)[:, 0]
-    return [] if HARDLY < np.mean(off_B < 0) < 1 - HARDLY else [sentences.off_the_law(100 * np.expm1(np.median(off_B)))]
+    if HARDLY < np.mean(off_B < 0) < 1 - HARDLY:
+        return []
+    return [sentences.off_the_law(100 * np.expm1(np.median(off_B)), answer.luck is not None)]
 
 
 def _of_the_form(answer: Fit, form: Form, problem: Problem) -> list[str]:

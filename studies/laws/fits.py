@@ -17,6 +17,7 @@ from studies.frontiers import frontier
 from studies.laws import sentences
 from studies.laws.forms import DOUBLE_SATURATING, POWER, SATURATING, Form, scale_of
 from studies.laws.intervals import LEVEL, Replicates, ends, resampled
+from studies.laws.luck import Luck, luck_of
 from studies.laws.minimum import FEW_STARTS, Minimum, Problem, minimum, noise_delta
 from studies.laws.points import CALLED, Dropped, Floats, Points
 
@@ -52,8 +53,9 @@ class Fit:
     objective: sum of Huber(log error - log law; delta). agreeing: of `starts`, those that reached this objective to
     1e-9. gradient_norm: of the part of the objective's gradient that the bounds leave, per unit of log residual.
     residuals: (key, log error - log law), in canonical order. aicc: None with too few points. on_frontier: whether the
-    points used are those on the frontier. cost_range: least and largest cost of these. draws (B, P): the parameters of
-    the replicates; percentiles of anything computed from them are calibrated. Not part of the JSON.
+    points used are those on the frontier. cost_range: least and largest cost of these. luck: what seeds differ by, on a
+    frontier; None: not known, or not asked. draws (B, P): the parameters of the replicates; percentiles of anything
+    computed from them are calibrated. Not part of the JSON.
     """
 
     form: str
@@ -73,6 +75,7 @@ class Fit:
     seed: int
     on_frontier: bool
     cost_range: tuple[float, float]
+    luck: Luck | None
     draws: Floats
 
     def error_at(self, inputs: ArrayLike | Sequence[ArrayLike]) -> Floats:
@@ -118,9 +121,10 @@ def fit(points: Points, form: str, *, on_frontier: bool | None = None, replicate
     What is minimised is the sum of Huber(log error - log law; delta), delta being 1.345 times the noise that is found
     in the residuals (`minimum.noise_delta`), within bounds: 0 <= floor <= least error used, exponents from 0 to 10. The
     minimum is the least of those reached from every shape of a grid. Intervals are percentiles of replicates that are
-    made and were measured as `intervals.resampled` says. With the frontier the fit itself is off the law of runs at
-    their best: luck is part of what puts a run there, and where no run is at its best one that falls short is on it.
-    The interval is of that law, so the estimate may lie near an end of it.
+    made and were measured as `intervals.resampled` says. With the frontier the fit itself may be off: luck is part of
+    what puts a run there. Where configurations have several seeds these say how much is luck, and the interval is of
+    the law that the frontier of as many such configurations has without it. Where none has, it is of the law of runs at
+    their best, and since runs that fall short are on a frontier too, the estimate may lie near an end of it.
 
     Raises ValueError, with a sentence for the user, where no law can be fitted: an input that the points do not have or
     that never differs, fewer different points than parameters. What is possible but doubtful is in `warnings`.
@@ -136,8 +140,11 @@ def fit(points: Points, form: str, *, on_frontier: bool | None = None, replicate
     problem = _problem(family, usable, used)
     problem = replace(problem, delta=noise_delta(problem))
     best = minimum(problem)
-    draws = resampled(problem, best.theta[0], usable.cost, on_frontier=on_frontier, replicates=replicates, seed=seed)
-    return _answer(family, usable, used, dropped, problem, best, draws, replicates, seed, on_frontier)
+    luck = luck_of(usable) if on_frontier else None
+    draws = resampled(
+        problem, best.theta[0], usable.cost, on_frontier=on_frontier, luck=luck, replicates=replicates, seed=seed
+    )
+    return _answer(family, usable, used, dropped, problem, best, draws, replicates, seed, on_frontier, luck)
 
 
 def _used(usable: Points, on_frontier: bool) -> NDArray[np.bool_]:
@@ -178,7 +185,7 @@ def _problem(family: Form, usable: Points, used: NDArray[np.bool_]) -> Problem:
 
 def _answer(
     family: Form, usable: Points, used: NDArray[np.bool_], dropped: Dropped, problem: Problem, best: Minimum,
-    drawn: Replicates, replicates: int, seed: int, on_frontier: bool,
+    drawn: Replicates, replicates: int, seed: int, on_frontier: bool, luck: Luck | None,
 ) -> Fit:  # fmt: skip
     from studies.laws import doubts
 
@@ -206,6 +213,7 @@ def _answer(
         seed=seed,
         on_frontier=on_frontier,
         cost_range=(float(taken.cost.min()), float(taken.cost.max())),
+        luck=luck,
         draws=outside_BP,
     )
     return replace(answer, warnings=doubts.doubts(answer, family, problem, taken, apart, drawn.rejected, replicates))
@@ -283,6 +291,7 @@ def from_json(answer: Mapping[str, Any], draws: Floats) -> Fit:
         "dropped": tuple((reason, tuple(keys)) for reason, keys in answer["dropped"]),
         "warnings": tuple(answer["warnings"]),
         "cost_range": tuple(answer["cost_range"]),
+        "luck": Luck(**answer["luck"]) if answer["luck"] else None,
     }
     return Fit(**fields, draws=np.asarray(draws, dtype=np.float64))
 

@@ -18,6 +18,8 @@ CALLED = {
     "images": "number of images seen",
     "data_rows": "number of distinct images",
 }
+OPTIONAL = ("parameters", "images", "data_rows", "sd", "seeds")
+"""What points need not say."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Points:
 
     error: 1 - accuracy, or the metric itself where less is better. cost: FLOPs, unless the caller chose another axis.
     images: seen in training, repeats counted; data_rows: distinct ones. keys name the configurations, once each.
+    sd: sample standard deviation of the error from seed to seed, NaN with one seed; seeds: how many were averaged.
     Raises ValueError for arrays of different lengths and for a key that comes twice.
     """
 
@@ -36,9 +39,11 @@ class Points:
     images: Floats | None = None
     data_rows: Floats | None = None
     labels: tuple[str, ...] = ()
+    sd: Floats | None = None
+    seeds: Floats | None = None
 
     def __post_init__(self) -> None:
-        for name in ("cost", "error", "parameters", "images", "data_rows"):
+        for name in ("cost", "error", *OPTIONAL):
             values = getattr(self, name)
             if values is None:
                 continue
@@ -60,15 +65,13 @@ class Points:
     def take(self, rows: Rows) -> Points:
         """Those points alone, in the order of `rows` (row numbers, or a mask)."""
         chosen = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-        sizes = [None if array is None else array[chosen] for array in (self.parameters, self.images, self.data_rows)]
+        known = {name: array[chosen] for name in OPTIONAL if (array := getattr(self, name)) is not None}
         return Points(
             self.cost[chosen],
             self.error[chosen],
             tuple(self.keys[row] for row in chosen),
-            parameters=sizes[0],
-            images=sizes[1],
-            data_rows=sizes[2],
             labels=tuple(self.labels[row] for row in chosen) if self.labels else (),
+            **known,
         )
 
     def input(self, name: str) -> Floats:
