@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from scipy.optimize import least_squares, minimize
@@ -148,14 +149,19 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, NumPy {np.__version__}; medians of {REPEATS}, seconds")
     rows = rows_of(law_points(), "saturating", REPLICATES) + rows_of(surface_points(), "surface", SURFACE_REPLICATES)
     law, surface = float(str(rows[0][2])), float(str(rows[3][2]))
-    led, processor = timed(lambda: fit(law_points(), "saturating", on_frontier=True, replicates=REPLICATES))
-    rows.append(["the first on its frontier", "vitscale, all of fit()", led, processor, "", ""])
+    plain = law_points()
+    seeded = replace(plain, sd=0.04 * plain.error, seeds=np.full(len(plain), 2.0))
+    led = []
+    for points, name in ((plain, "the first on its frontier"), (seeded, "the same with seeds")):
+        seconds, processor = timed(partial(fit, points, "saturating", on_frontier=True, replicates=REPLICATES))
+        rows.append([name, "vitscale, all of fit()", seconds, processor, "", ""])
+        led.append(seconds)
     head = ["problem", "way", "seconds", "of the processor", "ends higher", "ends lower"]
     print_table(head, rows)
     print(f"* {SAMPLE} replicates timed, scaled to all; higher, lower: by more than 1e-9 of our objective")
-    print(f"law {law:.2f} s, on its frontier {led:.2f} s (goal {MOST_LAW_SECONDS:.0f}),", end=" ")
+    print(f"law {law:.2f} s, on its frontier {led[0]:.2f} s, by seeds {led[1]:.2f} s (goal {MOST_LAW_SECONDS:.0f})")
     print(f"surface {surface:.2f} s (goal {MOST_SURFACE_SECONDS:.0f})")
-    if max(law, led) > MOST_LAW_SECONDS or surface > MOST_SURFACE_SECONDS:
+    if max(law, *led) > MOST_LAW_SECONDS or surface > MOST_SURFACE_SECONDS:
         raise SystemExit("slower than the goal")
 
 

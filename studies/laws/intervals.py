@@ -117,7 +117,10 @@ def _without_luck(
     explains the seeds. What the second is off the middle of the first, in logarithms at every configuration, is taken
     off the fit.
 
-    TABLE
+    In 200 simulated studies of each of ten kinds the 95 % interval held that law in 91.5 to 99 % (once 100): the table
+    is in docs/answers.md. Where nothing differs but by luck that is the law itself. Another way, to hold the noise of
+    `_at_their_best` to the seeds, held the law of runs at their best as often, but where configurations differ to both
+    sides it held neither that law (7 to 52 %) nor the frontier's (45 to 92 %).
     """
     every = replace(problem, weight_KR=np.ones(problem.weight_KR.shape), delta=np.inf)
     of_all_P = minimum(every).theta[0]

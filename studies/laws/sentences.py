@@ -152,7 +152,7 @@ def resampling(on_frontier: bool, by_seeds: bool) -> str:
     drawn = "configurations drawn anew and the frontier of each draw; a frontier picks lucky runs"
     if by_seeds:
         return (
-            f"{drawn}, and seeds say how much is luck: such intervals held the law of frontiers without luck in 92 to "
+            f"{drawn}, and seeds say how much is luck: such intervals held the law of frontiers without luck in 91 to "
             "100 % of simulated studies"
         )
     return (
