@@ -3,7 +3,6 @@
 Heavy imports are inside the command, so that `--help` is instant.
 """
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,21 +15,10 @@ from orchestrator.series_options import Cost_, Data_, ImageSize_, Kind_, Quality
 figures_app = typer.Typer(rich_markup_mode=None)
 
 
-class Kind(StrEnum):
-    """The figures that there are."""
-
-    TRANSFER = "transfer"
-    FEWSHOT = "fewshot"
-    FRONTIER = "frontier"
-    SHAPE = "shape"
-    THROUGHPUT = "throughput"
-    SCALING = "scaling"
-
-
 @figures_app.command()
 def figure(
     which: Annotated[
-        Kind,
+        str,
         typer.Argument(
             metavar="KIND",
             help="transfer (by data set of the pre-training), fewshot (by images trained on), frontier, shape (which "
@@ -86,7 +74,7 @@ def figure(
     asked = question(quality, data, split, kind, image_size, cost)
     wanted = drawing.Wanted(asked=asked, by_family=by is not None, law=law, band=band, device=device)
     with study_store(settings_of(store, folder), study) as (opened, found):
-        sheet = drawing.drawn(opened, found, which.value, wanted)
+        sheet = drawing.drawn(opened, found, which, wanted)
     for note in sheet.notes:
         screen.say(note)
     for each in files:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from db import answers, frontiers, ledger
 from db.store import Store, default_url
 from db.tables import RunRow
-from orchestrator.cli_figures import Kind, figures_app
+from orchestrator.cli_figures import figures_app
 from orchestrator.figures import drawing, write
 from orchestrator.figures.drawing import Wanted
 from orchestrator.figures.marks import Sheet
@@ -133,19 +133,19 @@ def command(folder: Path, *arguments: object) -> Result:
     return CliRunner().invoke(figures_app, [*map(str, arguments), "--store", url], catch_exceptions=False)
 
 
-STUDY = {kind: "shapes" if kind == "shape" else "everything" for kind in Kind}
+STUDY = {kind: "shapes" if kind == "shape" else "everything" for kind in drawing.FIGURES}
 
 
 # ---------------------------------------------------------------------------------------------------------- all figures
 
 
-@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("kind", list(drawing.FIGURES))
 def test_every_mark_of_an_svg_says_and_links_its_runs_and_equal_rows_give_equal_bytes(
-    kind: Kind, folder: Path, store: Store, tmp_path: Path
+    kind: str, folder: Path, store: Store, tmp_path: Path
 ) -> None:
     file = tmp_path / "figure.svg"
-    assert command(folder, kind.value, STUDY[kind], file).exit_code == 0
-    sheet = sheet_of(store, kind.value, STUDY[kind])
+    assert command(folder, kind, STUDY[kind], file).exit_code == 0
+    sheet = sheet_of(store, kind, STUDY[kind])
     root = ElementTree.parse(file)
     anchors = list(root.iter(f"{SVG}a"))
     assert len(anchors) == len(sheet.marks) > 0
@@ -183,6 +183,15 @@ def test_links_follow_the_template(folder: Path, tmp_path: Path) -> None:
 def test_a_template_without_the_key_is_refused(address: str, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is no template of a link: write \{key\} where the key of the run goes"):
         command(folder, "frontier", "everything", tmp_path / "f.svg", "--link", address)
+
+
+def test_what_is_no_figure_is_refused_with_the_nearest_that_is(store: Store) -> None:
+    with pytest.raises(ValueError, match=r"^'frontiers' is no figure; did you mean 'frontier'\?$"):
+        sheet_of(store, "frontiers")
+    with pytest.raises(
+        ValueError, match="'x' is no figure; valid: transfer, fewshot, frontier, shape, throughput, sca"
+    ):
+        sheet_of(store, "x")
 
 
 @pytest.mark.parametrize(

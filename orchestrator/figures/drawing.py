@@ -18,6 +18,7 @@ from orchestrator.figures.throughput import throughput_sheet
 from orchestrator.figures.transfer import transfer_sheet
 from orchestrator.frontier_reports import Question
 from orchestrator.reports import NotFound
+from studies.architectures import nearest
 from studies.laws.points import Points
 
 if TYPE_CHECKING:
@@ -42,19 +43,21 @@ def drawn(store: Store, study: answers.Study, figure: str, wanted: Wanted) -> Sh
     """A figure of a study.
 
     Raises NotFound, with the figures that the study has enough for, when it has not what this one needs; ValueError for
-    an option that has no effect on it.
+    an option that has no effect on it, and for a figure that there is not.
     """
     _check(figure, wanted)
     try:
-        return _FIGURES[figure](store, study, wanted)
+        return FIGURES[figure](store, study, wanted)
     except NotFound as why:
-        others = [name for name in _FIGURES if name != figure and _is_possible(store, study, name)]
+        others = [name for name in FIGURES if name != figure and _is_possible(store, study, name)]
         cure = f"; it has enough for: vitscale figure {' | '.join(others)}" if others else ""
         raise NotFound(f"{why}{cure}") from None
 
 
 def _check(figure: str, wanted: Wanted) -> None:
-    """Raise ValueError for an option without effect."""
+    """Raise ValueError for what is no figure, and for an option without effect."""
+    if figure not in FIGURES:
+        raise ValueError(f"'{figure}' is no figure{nearest(figure, list(FIGURES))}")
     given = {
         "--by": (wanted.by_family, ("frontier",)),
         "--law": (wanted.law, ("frontier",)),
@@ -148,7 +151,7 @@ def _scaling(store: Store, study: answers.Study, wanted: Wanted) -> Sheet:
     return scaling_sheet(found.title, found.series, found.rows, [*found.notes, *remarks], laws=laws)
 
 
-_FIGURES: dict[str, Callable[[Store, answers.Study, Wanted], Sheet]] = {
+FIGURES: dict[str, Callable[[Store, answers.Study, Wanted], Sheet]] = {
     "transfer": _transfer,
     "fewshot": _fewshot,
     "frontier": _frontier,
