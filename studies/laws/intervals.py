@@ -29,6 +29,10 @@ BEST_STRETCH = 1.15
 """Of the replicates of a frontier about their median: with 1 intervals of 20 points held in 84 to 89 % of studies."""
 LUCK_STRETCH = 1.1
 """The same where seeds say what is luck: with 1 they held in 88 to 96 %."""
+ELEMENTS_AT_ONCE = 2**14
+"""Points times replicates that are fitted as one array: more do not fit the processor's cache,"""
+FEWEST_AT_ONCE = 8
+"""and fewer replicates spend their time in Python."""
 DRAWS_MOST = 20
 """So often errors are drawn about one law before it is given up as one whose frontier carries no fit."""
 PLACES_MOST = 100
@@ -94,8 +98,8 @@ def resampled(
     deviation_R *= wider
     error_BR = log_R + deviation_R[generator.integers(0, len(log_R), size=(replicates, len(log_R)))]
     drawn = replace(problem, log_error_KR=error_BR, weight_KR=np.ones(error_BR.shape), delta=wider * problem.delta)
-    fitted = minimum(drawn, kept=KEPT_STARTS, extra_KSP=np.tile(theta_P, (replicates, 1, 1)))
-    return Replicates(fitted.theta, *_stuck(drawn, fitted.theta), 0, _best_stuck(problem, theta_P))
+    theta_BP = _minima(drawn, np.tile(theta_P, (replicates, 1, 1)))
+    return Replicates(theta_BP, *_stuck(drawn, theta_BP), 0, _best_stuck(problem, theta_P))
 
 
 def _deviations(problem: Problem, theta_P: Floats) -> tuple[Floats, Floats]:
@@ -180,13 +184,28 @@ def _at_their_best(
 
 def _fits(problem: Problem, error_BR: Floats, weight_BR: Floats, start_BSP: Floats) -> Floats:
     """The log laws, at the places (B, M), that are fitted to the log errors (B, R) of which these lead."""
-    led_R = weight_BR.any(axis=0)  # the others would only take time: of thousands of runs most never lead
-    again = replace(
-        problem, log_input_IR=problem.log_input_IR[:, led_R], log_error_KR=error_BR[:, led_R],
-        weight_KR=weight_BR[:, led_R],
-    )  # fmt: skip
-    theta_BP = minimum(again, kept=KEPT_STARTS, extra_KSP=start_BSP).theta
+    theta_BP = _minima(replace(problem, log_error_KR=error_BR, weight_KR=weight_BR), start_BSP)
     return problem.form.logs(theta_BP, _places(problem), problem.scale)[0]
+
+
+def _minima(problem: Problem, start_BSP: Floats) -> Floats:
+    """Where the fits of replicates end, (B, P): some at a time, on the points that these use.
+
+    Of thousands of runs most never lead, and of those that do most lead in few replicates: the others would only take
+    time and memory.
+    """
+    ever = int(problem.weight_KR.any(axis=0).sum())
+    at_once = max(FEWEST_AT_ONCE, ELEMENTS_AT_ONCE // max(ever, 1))
+    ends_KP = []
+    for first in range(0, len(start_BSP), at_once):
+        rows = slice(first, first + at_once)
+        used_R = problem.weight_KR[rows].any(axis=0)
+        part = replace(
+            problem, log_input_IR=problem.log_input_IR[:, used_R], log_error_KR=problem.log_error_KR[rows][:, used_R],
+            weight_KR=problem.weight_KR[rows][:, used_R],
+        )  # fmt: skip
+        ends_KP.append(minimum(part, kept=KEPT_STARTS, extra_KSP=start_BSP[rows]).theta)
+    return np.concatenate(ends_KP)
 
 
 def _places(problem: Problem) -> Floats:
@@ -206,7 +225,7 @@ def _taken_off(
     middle_M = np.median(off_BM, axis=0)
     law_BM = fit_M - middle_M - stretch * (off_BM - middle_M)
     left = replace(problem, log_input_IR=places_IM, log_error_KR=law_BM, weight_KR=np.ones(law_BM.shape), delta=np.inf)
-    theta_BP = minimum(left, kept=KEPT_STARTS, extra_KSP=start_BSP).theta
+    theta_BP = _minima(left, start_BSP)
     return Replicates(theta_BP, *_stuck(left, theta_BP), rejected, _best_stuck(problem, theta_P))
 
 
