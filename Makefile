@@ -10,8 +10,8 @@ demo: .venv/.demo
 	$(BIN)/vitscale submit studies/quickstart.yaml --yes
 	$(BIN)/vitscale frontier quickstart --by family --plot quickstart.svg
 
-# Tests are taken in stretches, so that what a file's tests share is made once. Of the slow ones those that kill, fill and
-# wait leave half a core idle, which those that compute take.
+# Tests are taken in stretches, so that what a file's tests share is made once. Slow ones that kill, fill and wait leave
+# time to those that compute: all two at a time take 28 minutes, those that kill one after the other took 34.
 test: check .venv-xla/.test
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 	PJRT_DEVICE=CPU .venv-xla/bin/pytest -m xla

@@ -1,12 +1,14 @@
 """Intervals: how often they hold the truth, how they are drawn, and which ends are open."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from studies.laws.fits import Fit, fit, form_of
 from studies.laws.forms import SATURATING, scale_of
-from studies.laws.intervals import ends, inflation, leverage, resampled
+from studies.laws.intervals import KEPT_STARTS, ends, fitted_in_parts, inflation, leverage, resampled
 from studies.laws.minimum import Problem, minimum
 from studies.laws.points import Floats, Points
 
@@ -130,6 +132,20 @@ def test_a_replicate_of_the_frontier_uses_only_points_on_its_own_frontier() -> N
     assert found.replicates == 60
     assert 3 <= len(found.used) < 16
     assert np.isfinite(found.draws).all()
+
+
+def test_replicates_fitted_some_at_a_time_end_where_all_at_once_do() -> None:
+    count, replicates = 3000, 20
+    random = np.random.default_rng(4)
+    one = _problem(_study("saturating", count, 0.05, random, 0.3))
+    theta = minimum(one).theta
+    errors = one.log_error_KR + 0.05 * random.normal(size=(replicates, count))
+    for share in (1.0, 0.02):
+        weights = (random.random((replicates, count)) < share).astype(np.float64)
+        many = replace(one, log_error_KR=errors, weight_KR=weights)
+        starts = np.tile(theta, (replicates, 1, 1))
+        together = minimum(many, kept=KEPT_STARTS, extra_KSP=starts).theta
+        np.testing.assert_allclose(fitted_in_parts(many, starts), together, rtol=1e-7, atol=1e-9)
 
 
 def test_the_floor_of_a_replicate_is_never_above_its_least_error() -> None:

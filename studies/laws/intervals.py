@@ -98,7 +98,7 @@ def resampled(
     deviation_R *= wider
     error_BR = log_R + deviation_R[generator.integers(0, len(log_R), size=(replicates, len(log_R)))]
     drawn = replace(problem, log_error_KR=error_BR, weight_KR=np.ones(error_BR.shape), delta=wider * problem.delta)
-    theta_BP = _minima(drawn, np.tile(theta_P, (replicates, 1, 1)))
+    theta_BP = fitted_in_parts(drawn, np.tile(theta_P, (replicates, 1, 1)))
     return Replicates(theta_BP, *_stuck(drawn, theta_BP), 0, _best_stuck(problem, theta_P))
 
 
@@ -184,11 +184,11 @@ def _at_their_best(
 
 def _fits(problem: Problem, error_BR: Floats, weight_BR: Floats, start_BSP: Floats) -> Floats:
     """The log laws, at the places (B, M), that are fitted to the log errors (B, R) of which these lead."""
-    theta_BP = _minima(replace(problem, log_error_KR=error_BR, weight_KR=weight_BR), start_BSP)
+    theta_BP = fitted_in_parts(replace(problem, log_error_KR=error_BR, weight_KR=weight_BR), start_BSP)
     return problem.form.logs(theta_BP, _places(problem), problem.scale)[0]
 
 
-def _minima(problem: Problem, start_BSP: Floats) -> Floats:
+def fitted_in_parts(problem: Problem, start_BSP: Floats) -> Floats:
     """Where the fits of replicates end, (B, P): some at a time, on the points that these use.
 
     Of thousands of runs most never lead, and of those that do most lead in few replicates: the others would only take
@@ -225,7 +225,7 @@ def _taken_off(
     middle_M = np.median(off_BM, axis=0)
     law_BM = fit_M - middle_M - stretch * (off_BM - middle_M)
     left = replace(problem, log_input_IR=places_IM, log_error_KR=law_BM, weight_KR=np.ones(law_BM.shape), delta=np.inf)
-    theta_BP = _minima(left, start_BSP)
+    theta_BP = fitted_in_parts(left, start_BSP)
     return Replicates(theta_BP, *_stuck(left, theta_BP), rejected, _best_stuck(problem, theta_P))
 
 

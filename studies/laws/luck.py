@@ -1,4 +1,4 @@
-"""What seeds say of luck: how far a configuration's error would come out elsewhere with other seeds."""
+"""What seeds say of luck: how far a configuration's error moves with other seeds."""
 
 from __future__ import annotations
 
