@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
+from db.store import Store, default_url
+from db.tables import AttemptRow
 from tests import command_line
 from tests.command_in_process import vitscale
 from tests.command_line import TINY, TINY_RUNS, environment, vitscale_on_terminal, write_study
@@ -62,11 +65,20 @@ def test_plan_reads_from_the_store_what_is_done(done: Path) -> None:
     bill = json.loads(vitscale("plan", "tiny.yaml", "--json", cwd=done).out)
     assert {run["state"] for run in bill["runs"]} == {"done"}
     assert bill["total"]["flops_left"] == 0
-    assert bill["estimate"]["basis"] == "measured in this store"
     table = vitscale("plan", "tiny.yaml", cwd=done)
     assert "3 of 3 done" in table.out
     assert "nothing is left to pay" in table.out
     assert table.err == ""
+
+
+@pytest.mark.parametrize(("seconds", "basis"), [(2.0, "measured in this store"), (0.5, "assumed: small networks")])
+def test_plan_goes_by_the_speed_of_trainings_that_took_a_second(copy: Path, seconds: float, basis: str) -> None:
+    store = Store.open(default_url(copy))
+    with store.begin() as connection:  # how long they took depends on the machine
+        connection.execute(update(AttemptRow).values(started_at=AttemptRow.ended_at - seconds))
+    store.dispose()
+    bill = json.loads(vitscale("plan", "tiny.yaml", "--json", cwd=copy).out)
+    assert bill["estimate"]["basis"].startswith(basis)
 
 
 def test_plan_of_another_device_estimates_time_for_it(done: Path) -> None:
